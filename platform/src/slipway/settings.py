@@ -1,0 +1,134 @@
+"""The environment file: one TOML, one typed model, unknown keys refused, all mistakes reported at once.
+
+Only what differs from the defaults needs to stand in a file; `platform/environments/example.toml` explains every key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from slipway.durations import Duration, parse_duration
+from slipway.errors import InvalidSettings, Problem, Unknown
+from slipway.validation import problems_of
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+ENVIRONMENTS = REPOSITORY / "platform" / "environments"
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+class ClockSettings(Section):
+    source: Literal["replay", "utc"] = "replay"
+    """Where event time comes from: a replay sets it, or it is UTC now."""
+
+
+class GatewaySettings(Section):
+    host: str = "127.0.0.1"
+    """Address that the gateway binds. Anything but loopback needs both TLS files."""
+    port: Port = 0
+    """Port of the gateway; 0 takes a free one at the first start and keeps it."""
+    tls_certificate: Path | None = None
+    """PEM chain served by the gateway."""
+    tls_key: Path | None = None
+    """PEM private key of `tls_certificate`."""
+
+    @field_validator("host")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if value != "localhost":
+            ipaddress.ip_address(value)
+        return value
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+
+    @model_validator(mode="after")
+    def _other_addresses_need_tls(self) -> GatewaySettings:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key go together")
+        if not self.is_loopback and not self.tls_key:
+            raise ValueError(f"host {self.host} is not loopback: tokens would cross the network in clear without TLS")
+        return self
+
+
+class ProcessSettings(Section):
+    start_timeout: Duration = parse_duration("120s")
+    """Longest wait for one process to become ready; running out of it is a failure."""
+    log_size: Annotated[int, Field(ge=65536)] = 10_000_000
+    """Bytes after which a log file is rotated."""
+    log_files: Annotated[int, Field(ge=1, le=20)] = 3
+    """Rotated log files that are kept for each process."""
+
+
+class RaySettings(Section):
+    cpus: Annotated[int, Field(ge=1)] = 2
+    """Logical CPUs of the Ray head on this machine."""
+    object_store_memory: Annotated[int, Field(ge=78_643_200)] = 78_643_200
+    """Bytes of Ray's object store; Ray takes no less than the default."""
+    start_timeout: Duration = parse_duration("90s")
+    """Longest wait for a submitted job to start running."""
+
+
+class LogSettings(Section):
+    flush_interval: Duration = parse_duration("1s")
+    """Longest time for which an answered prediction may be only in a server's memory: what a crash can lose."""
+
+
+class AlertSettings(Section):
+    webhook: str = ""
+    """URL that alarms are posted to as JSON; empty: alarms stand in the ledger only."""
+
+
+class Settings(Section):
+    """Everything that an environment can set."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")
+    """Name of the environment, in URLs and object names."""
+    target: Literal["local"] = "local"
+    """What runs the platform: `local` keeps processes on this machine."""
+    state_dir: Path = Path(".slipway/local")
+    """Folder of all data, relative to the repository."""
+    clock: ClockSettings = ClockSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    processes: ProcessSettings = ProcessSettings()
+    ray: RaySettings = RaySettings()
+    log: LogSettings = LogSettings()
+    alerts: AlertSettings = AlertSettings()
+
+    @field_validator("state_dir")
+    @classmethod
+    def _below_the_repository_unless_absolute(cls, value: Path) -> Path:
+        return value if value.is_absolute() else REPOSITORY / value
+
+
+def environment_file(name: str) -> Path:
+    """`local` is platform/environments/local.toml; anything with a slash or `.toml` is a path. Raises Unknown."""
+    file = Path(name) if name.endswith(".toml") or "/" in name else ENVIRONMENTS / f"{name}.toml"
+    if not file.is_file():
+        raise Unknown("environment", name, sorted(path.stem for path in ENVIRONMENTS.glob("*.toml")))
+    return file
+
+
+def load_settings(name: str) -> tuple[Path, Settings]:
+    """Read and check an environment file. Raises InvalidSettings with every mistake by its dotted key."""
+    file = environment_file(name)
+    try:
+        document = tomllib.loads(file.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettings(
+            Problem(str(file), f"not TOML: {error}", "see platform/environments/example.toml")
+        ) from error
+    try:
+        return file, Settings.model_validate(document)
+    except ValidationError as error:
+        raise InvalidSettings(problems_of(error, Settings)) from error

@@ -1,0 +1,38 @@
+"""Turns pydantic's errors into problems that name the dotted key and say what to type."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from slipway.errors import Problem
+
+
+def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Every mistake in `error`, one Problem each, in the order of the document."""
+    problems = []
+    for detail in error.errors(include_url=False):
+        where = ".".join(str(part) for part in detail["loc"]) or model.__name__.lower()
+        kind, given = detail["type"], detail.get("input")
+        if kind == "extra_forbidden":
+            known = _keys_at(model, detail["loc"][:-1])
+            close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
+            problems.append(Problem(where, "unknown key", hint))
+        elif kind == "missing":
+            problems.append(Problem(where, "is missing", "add it"))
+        else:
+            message = detail["msg"].removeprefix("Value error, ")
+            shown = f"{given!r}: " if isinstance(given, str | int | float | bool) else ""
+            problems.append(Problem(where, f"{shown}{message[:1].lower()}{message[1:]}"))
+    return problems
+
+
+def _keys_at(model: Any, path: tuple[int | str, ...]) -> list[str]:
+    """The keys that `model` knows at `path`; empty where the path leads through a list or a union."""
+    for part in path:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else None
+    return sorted(getattr(model, "model_fields", {}))
