@@ -111,6 +111,12 @@ def content_digest(folder: Path) -> str:
     return _content_digest(Manifest.model_validate_json((folder / MANIFEST).read_bytes()))
 
 
+def read_gate(folder: Path) -> dict[str, Any]:
+    """The gate record of the (verified) bundle in `folder`."""
+    record: dict[str, Any] = json.loads((folder / GATE).read_bytes())
+    return record
+
+
 def verify_bundle(folder: Path, *, model: str, version: int, public_key: Path) -> Manifest:
     """Check a bundle before anything of it is used. Raises Refused, naming the first rule that is broken.
 

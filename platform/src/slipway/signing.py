@@ -6,12 +6,12 @@ The private key never leaves `secrets/`; a backup does not hold it. Signatures a
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway.environment import Environment
 from slipway.errors import Refused, SlipwayError
+from slipway.files import write_atomically
 
 if TYPE_CHECKING:
     from model_signing import hashing
@@ -44,11 +44,11 @@ def prepare(environment: Environment) -> None:
             key = ec.generate_private_key(ec.SECP256R1())
             plain = serialization.NoEncryption()
             form = serialization.PrivateFormat.PKCS8
-            _write_private(private, key.private_bytes(serialization.Encoding.PEM, form, plain))
+            write_atomically(private, key.private_bytes(serialization.Encoding.PEM, form, plain))
         if not public.exists():
             loaded = serialization.load_pem_private_key(private.read_bytes(), None)
             spki = serialization.PublicFormat.SubjectPublicKeyInfo
-            _write_private(public, loaded.public_key().public_bytes(serialization.Encoding.PEM, spki))
+            write_atomically(public, loaded.public_key().public_bytes(serialization.Encoding.PEM, spki))
 
 
 def sign_folder(folder: Path, private_key: Path) -> None:
@@ -83,13 +83,3 @@ def _hashing() -> hashing.Config:
     from model_signing import hashing
 
     return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
-
-
-def _write_private(file: Path, content: bytes) -> None:
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
