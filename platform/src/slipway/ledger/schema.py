@@ -87,6 +87,10 @@ class RolloutRow(Base):
     """Index into the contract's steps while the state is canary."""
     step_since: Mapped[datetime]
     """Event time at which the present step began."""
+    canary_since: Mapped[datetime | None]
+    """Event time at which the challenger first answered: quality is judged on the rows logged from then on."""
+    counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Answers and errors by version on the present step, summed over restarts of the gateway's counters."""
     looks: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """The analysis of each step: numbers, verdict."""
     paused: Mapped[bool] = mapped_column(default=False)
