@@ -164,7 +164,7 @@ def test_months_without_labels_leave_a_gap_and_no_number(evidence: Evidence) -> 
     evidence.comparison.months[0] = evidence.comparison.months[0].model_copy(
         update={"living": None, "difference": None}
     )
-    assert render_report(evidence).count("–") >= 2
+    assert render_report(evidence).count(NOTHING) >= 2
 
 
 def test_page_is_replaced_in_one_step(evidence: Evidence, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from pipelines.flight_delay.demo.drawing import PALETTE, colour_of, tag
 from pipelines.flight_delay.demo.facts import Comparison, Estimate, Evidence, Fact, MemorySample, Story
 from pipelines.flight_delay.demo.timeline import draw_timeline
 
-
 NOTHING = "\N{EN DASH}"
 """Stands where there is too little to say."""
 
@@ -152,9 +151,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
 
 
-def _estimate(value: Estimate | None) -> Markup:
+def _estimate(value: Estimate | None) -> Markup | str:
     if value is None:
-        return Markup(NOTHING)
+        return NOTHING
     return Markup("{:.3f} <span class='note'>±{:.3f}</span>").format(value.value, (value.high - value.low) / 2)
 
 
