@@ -49,6 +49,11 @@ def mask_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMap
     return event
 
 
+def _drop_terminal_colours(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event.pop("color_message", None)  # uvicorn's second copy of its text
+    return event
+
+
 def configure(process: str, *, level: int = logging.INFO) -> None:
     """Send everything that this process logs to standard error as JSON lines that carry the process's name.
 
@@ -76,6 +81,7 @@ def configure(process: str, *, level: int = logging.INFO) -> None:
             foreign_pre_chain=[structlog.stdlib.PositionalArgumentsFormatter(), *shared],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _drop_terminal_colours,
                 structlog.processors.JSONRenderer(default=str),
             ],
         )
