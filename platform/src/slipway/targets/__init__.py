@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from slipway.environment import Environment
@@ -38,6 +39,8 @@ class Answers:
     """Seconds."""
     latency_p95: float | None = None
     """Seconds."""
+    counting_since: datetime | None = None
+    """Wall clock. Counters begin anew when the gateway restarts: whoever takes differences compares this first."""
 
 
 class Target(Protocol):
