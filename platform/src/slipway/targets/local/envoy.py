@@ -133,17 +133,18 @@ def is_ready(environment: Environment) -> bool:
     return {"gateway.json", "registry.json", "clusters.json"} <= taken.keys()
 
 
+_VERSION_TEXTS = {
+    "cluster_manager.cds.version_text": "clusters.json",
+    "http.gateway.rds.gateway.version_text": "gateway.json",
+    "http.registry.rds.registry.version_text": "registry.json",
+}
+
+
 def versions_in_force(environment: Environment) -> dict[str, str]:
-    """File name -> the version of it that Envoy has taken."""
-    found: dict[str, str] = {}
-    dump = ask(environment, "/config_dump")
-    for section in dump["configs"]:
-        if section["@type"].endswith("ClustersConfigDump") and section.get("version_info"):
-            found["clusters.json"] = section["version_info"]
-        for entry in section.get("dynamic_route_configs", []):
-            if entry.get("version_info"):
-                found[f"{entry['route_config']['name']}.json"] = entry["version_info"]
-    return found
+    """File name -> the version of it that Envoy has taken last."""
+    answer = ask(environment, "/stats?format=json&type=TextReadouts&filter=version_text$")
+    texts = {stat["name"]: stat["value"] for stat in answer["stats"] if stat.get("value")}
+    return {file: texts[name] for name, file in _VERSION_TEXTS.items() if name in texts}
 
 
 def wait_until_taken(
@@ -159,18 +160,16 @@ def wait_until_taken(
         if not missing:
             return
         if time.monotonic() > deadline:
-            reason = f": {_refusal(environment)}" if _refusal(environment) else ""
-            raise NotReady(f"the gateway has not taken {', '.join(missing)} within {limit:g} s{reason}")
+            raise NotReady(f"the gateway has not taken {', '.join(missing)} within {limit:g} s{_refusal(environment)}")
         time.sleep(pause)
         pause = min(2 * pause, 0.2)
 
 
 def _refusal(environment: Environment) -> str:
-    """Why Envoy last refused a file, if it did."""
-    for section in ask(environment, "/config_dump")["configs"]:
-        for entry in section.get("dynamic_route_configs", []):
-            if details := entry.get("error_state", {}).get("details"):
-                return str(details)
+    """Why Envoy last refused a file, if it says so."""
+    for section in ask(environment, "/config_dump?resource=dynamic_route_configs&mask=error_state")["configs"]:
+        if details := section.get("error_state", {}).get("details"):
+            return f": {details}"
     return ""
 
 

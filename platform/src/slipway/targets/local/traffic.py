@@ -193,8 +193,7 @@ def _quantile(buckets: list[dict[str, Any]], share: float) -> float | None:
 
 def _counting_since(environment: Environment) -> datetime:
     """When this Envoy process read its first configuration."""
-    dump = envoy.ask(environment, "/config_dump?resource=&mask=")
-    for section in dump["configs"]:
+    for section in envoy.ask(environment, "/config_dump?mask=last_updated,bootstrap.node.id")["configs"]:
         if section["@type"].endswith("BootstrapConfigDump"):
             return datetime.fromisoformat(section["last_updated"])
     raise NotReady("the gateway does not say since when it counts")

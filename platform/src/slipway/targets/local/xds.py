@@ -48,8 +48,11 @@ class Gateway:
 
 
 def discovery(resources: Iterable[Document]) -> Document:
-    """A discovery response whose version is the digest of its content: the same content is the same version."""
-    listed = list(resources)
+    """A discovery response whose version is the digest of its content.
+
+    The same content in another order is the same version: Envoy keeps the version it has where nothing changed.
+    """
+    listed = sorted(resources, key=lambda resource: str(resource["name"]))
     digest = hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()[:16]
     return {"version_info": digest, "resources": listed}
 
