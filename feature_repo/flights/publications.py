@@ -171,7 +171,8 @@ def _weather(
     for origin, part in near.groupby("origin", sort=True):
         hourly = part.set_index("published")
         # Hours that were never published stay unknown; sums add the known hours in a fixed order.
-        earlier = [hourly.reindex(hourly.index - timedelta(hours=back)) for back in range(6)]
+        hours = pd.DatetimeIndex(hourly.index)
+        earlier = [hourly.reindex(hours - pd.Timedelta(hours=back)) for back in range(6)]
         frame = hourly[["temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib"]].copy()
         frame["precip_6h"] = np.sum([hour["precip"].fillna(0.0).to_numpy() for hour in earlier], axis=0)
         frame["pressure_change_3h"] = hourly["pressure"].to_numpy() - earlier[3]["pressure"].to_numpy()

@@ -1,4 +1,4 @@
-"""Feature services of the flights domain: which views a model version reads. A service never changes; a new one is added."""
+"""Feature services of the flights domain: which views a version reads. A service never changes; a new one is added."""
 
 from __future__ import annotations
 

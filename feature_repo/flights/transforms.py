@@ -16,14 +16,15 @@ from feature_repo.transforms import Columns, FieldKind, Transform, Transforms
 
 LOCAL = "America/New_York"
 """The clock of all three origins."""
-CARRIERS = "9E AA AS B6 DL EV F9 FL HA MQ OO UA US VX WN YV".split()
-ORIGINS = "EWR JFK LGA".split()
-DESTS = """
+CARRIERS = ["9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV"]
+ORIGINS = ["EWR", "JFK", "LGA"]
+_DESTS = """
 ABQ ACK ALB ANC ATL AUS AVL BDL BGR BHM BNA BOS BQN BTV BUF BUR BWI BZN CAE CAK CHO CHS CLE CLT CMH CRW CVG DAY DCA
 DEN DFW DSM DTW EGE EYW FLL GRR GSO GSP HDN HNL HOU IAD IAH ILM IND JAC JAX LAS LAX LEX LGA LGB MCI MCO MDW MEM MHT
 MIA MKE MSN MSP MSY MTJ MVY MYR OAK OKC OMA ORD ORF PBI PDX PHL PHX PIT PSE PSP PVD PWM RDU RIC ROC RSW SAN SAT SAV
 SBN SDF SEA SFO SJC SJU SLC SMF SNA SRQ STL STT SYR TPA TUL TVC TYS XNA
-""".split()
+"""
+DESTS = _DESTS.split()
 
 TYPICAL_DELAY = 12.0
 TYPICAL_LATE = 0.2
@@ -79,7 +80,9 @@ def flight_delay_v1(rows: Columns) -> dict[str, np.ndarray]:
         "origin_traffic_scheduled_2h": rows["origin_traffic__scheduled_2h"],
         **_traffic(rows, "carrier_traffic", (3, 12), weight=2.0),
         **_traffic(rows, "dest_traffic", (3, 12), weight=2.0),
-        "route_late_28d": _rate(rows["route_history__late_28d"], rows["route_history__flights_28d"], TYPICAL_LATE, 20.0),
+        "route_late_28d": _rate(
+            rows["route_history__late_28d"], rows["route_history__flights_28d"], TYPICAL_LATE, 20.0
+        ),
         **_weather(rows),
     }
 
@@ -92,7 +95,7 @@ def flight_delay_early(rows: Columns) -> dict[str, np.ndarray]:
 def _transforms(service: str, function: Transform) -> Transforms:
     views = SERVICES[service]
     empty = {name: np.empty(0) for view in views for name in view.qualified.values()}
-    empty |= {name: np.empty(0, dtype=_DTYPES[kind]) for name, kind in REQUEST.items()}
+    empty |= {name: np.array([], dtype=_DTYPES[kind]) for name, kind in REQUEST.items()}
     return Transforms(
         service,
         members=views,
@@ -112,7 +115,7 @@ REQUEST: dict[str, FieldKind] = {
     "scheduled_minutes": "number",
     "distance": "number",
 }
-_DTYPES = {"string": object, "number": np.float64, "timestamp": "datetime64[us]"}
+_DTYPES: dict[FieldKind, str] = {"string": "object", "number": "float64", "timestamp": "datetime64[us]"}
 
 TRANSFORMS = {
     function.__name__: _transforms(function.__name__, function) for function in (flight_delay_v1, flight_delay_early)

@@ -50,9 +50,9 @@ def data_folder() -> Path:
 def read_flights() -> pd.DataFrame:
     """All 336,776 departures, by scheduled departure: keys, schedule, outcome and when the outcome is known (UTC).
 
-    Columns: carrier, flight, origin, dest, scheduled_departure, scheduled_minutes, distance, tail (null where unknown;
-    for checks of the data, never a feature), departed (moment, null if cancelled), departure_delay (minutes),
-    arrival_delay (minutes, null without arrival), outcome (`arrived`, `diverted`, `cancelled`), known_at, late (0 or 1).
+    Columns: carrier, flight, origin, dest, scheduled_departure, scheduled_minutes, distance, departed (moment, null if
+    cancelled), departure_delay (minutes), arrival_delay (minutes, null without arrival), outcome (`arrived`, `diverted`,
+    `cancelled`), known_at, late (0 or 1). No tail number: it is missing almost only for cancelled flights.
     """
     raw = pd.read_csv(data_folder() / "flights.csv.zip")
     zones = pd.read_csv(data_folder() / "airports.csv").set_index("faa")["tzone"]
@@ -72,7 +72,6 @@ def read_flights() -> pd.DataFrame:
             "scheduled_departure": departure,
             "scheduled_minutes": ((arrival - departure) // pd.Timedelta(minutes=1)).astype("int64"),
             "distance": raw["distance"].astype("float64"),
-            "tail": raw["tailnum"],
             "departed": departure + pd.to_timedelta(raw["dep_delay"], unit="min"),
             "departure_delay": raw["dep_delay"],
             "arrival_delay": raw["arr_delay"],
