@@ -17,7 +17,6 @@ from slipway.environment import Environment
 from slipway.errors import Conflict, SlipwayError
 from slipway.files import write_atomically
 from slipway.targets.local.configuration import configuration_file, render_configuration, write_configuration
-from slipway.targets.local.draining import drain_gateway
 from slipway.targets.local.leftovers import end_leftovers
 from slipway.targets.local.ports import keep_ports
 from slipway.targets.local.processes import Process, list_processes
@@ -46,7 +45,6 @@ STARTING = (
 )
 
 STOPPING = (
-    Step("gateway: no new requests", drain_gateway),
     Step("processes, last started first", lambda environment: stop_processes(environment)),
     Step("process keeper", lambda environment: stop_supervisord(environment)),
     Step("leftovers", end_leftovers),
@@ -188,6 +186,8 @@ def stop_processes(environment: Environment) -> None:
             levels.setdefault(process.order, []).append(process)
     for order in sorted(levels, reverse=True):
         for process in levels[order]:
+            if process.before_stop:
+                process.before_stop(environment)
             supervisor.stop(process.name)
         limit = time.monotonic() + max(process.stop_timeout for process in levels[order]) + 10
         while any(supervisor.read_statuses()[process.name].pid for process in levels[order]):

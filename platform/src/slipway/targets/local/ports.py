@@ -15,8 +15,17 @@ from slipway.environment import Environment
 from slipway.errors import NotReady, SlipwayError
 from slipway.files import write_atomically
 
-NAMES = ("gateway", "registry", "ray", "ray_dashboard", "ray_dashboard_grpc", "ray_agent", "ray_agent_grpc",
-         "ray_runtime_env", "ray_metrics")  # fmt: skip
+NAMES = (
+    "gateway",
+    "registry",
+    "ray",
+    "ray_dashboard",
+    "ray_client",
+    "ray_agent",
+    "ray_agent_grpc",
+    "ray_runtime_env",
+    "ray_metrics",
+)
 
 # Below the range from which kernels take the ports of outgoing connections (32768 up), above that of Ray's workers.
 _RANGE = range(20_000, 32_000)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from slipway.endpoints import ray_head, ray_token_file, revision_socket, socket_of
 from slipway.environment import VARIABLE, Environment
+from slipway.targets.local.draining import drain_gateway
 from slipway.targets.local.ports import read_ports
 from slipway.targets.local.probes import Beats, Http, Probe
 
@@ -42,45 +43,33 @@ class Process:
     """Seconds between SIGTERM and SIGKILL."""
     environment: Mapping[str, str] = field(default_factory=lambda: limit_threads(1))
     """Beside what `shared_environment` gives to all. Ray sets the threads of its workers itself."""
+    before_stop: Callable[[Environment], None] | None = None
+    """Called before SIGTERM when the whole platform stops."""
 
 
 def list_processes(environment: Environment) -> list[Process]:
     """Everything but the revisions, in the order of starting. Needs run/ports.json."""
-    sockets = environment.state.sockets
 
     def http(name: str, path: str) -> Http:
         return Http(path, socket=socket_of(environment, name))
 
+    ray_dashboard = Http("/api/gcs_healthz", port=read_ports(environment)["ray_dashboard"])
+    # A run that is cut by a stop is taken up again, or repeated, at the next start.
+    runner_environment = {"RAY_ADDRESS": ray_head(environment), **limit_threads(environment.settings.ray.cpus)}
     return [
-        # Stores first, those who write into them next, the door last: so that stopping shuts the door first.
-        Process("mlflow", _module("slipway.registry_server"), http("mlflow", "/health"), order=10),
-        Process("reports", _module("slipway.reports_server"), http("reports", "/api/version"), order=10),
-        Process(
-            "ray",
-            _ray_command(environment),
-            Http("/api/gcs_healthz", port=read_ports(environment)["ray_dashboard"]),
-            order=10,
-            stop_timeout=25,
-            environment=_ray_environment(environment),
-        ),
-        Process("collector", _module("slipway.collector"), Beats(environment, "collector"), order=20, stop_timeout=30),
-        Process("monitor", _module("monitoring"), Beats(environment, "monitor"), order=20),
-        Process(
-            # A run that is cut is taken up again, or repeated, at the next start.
-            "runner",
-            _module("pipelines"),
-            Beats(environment, "runner"),
-            order=30,
-            environment={"RAY_ADDRESS": ray_head(environment), **limit_threads(environment.settings.ray.cpus)},
-        ),
-        Process("controller", _module("slipway.controller"), Beats(environment, "controller"), order=30),
-        Process("portal", _module("slipway.portal"), http("portal", "/"), order=50),
-        Process(
-            "envoy",
-            _envoy_command(environment),
-            Http("/ready", socket=sockets / "envoy-admin.sock"),
-            order=60,
-        ),
+        # Stores.
+        Process("mlflow", _module("slipway.registry_server"), http("mlflow", "/health"), 10),
+        Process("reports", _module("slipway.reports_server"), http("reports", "/api/version"), 10),
+        Process("ray", _ray_command(environment), ray_dashboard, 10, 25, _ray_environment(environment)),
+        # Those who work on what is stored. The collector ends after the revisions (40), whose last rows it takes up.
+        Process("collector", _module("slipway.collector"), Beats(environment, "collector"), 20, 30),
+        Process("monitor", _module("monitoring"), Beats(environment, "monitor"), 20),
+        Process("runner", _module("pipelines"), Beats(environment, "runner"), 30, environment=runner_environment),
+        # The doors.
+        Process("portal", _module("slipway.portal"), http("portal", "/"), 50),
+        Process("envoy", _envoy_command(environment), http("envoy-admin", "/ready"), 60, before_stop=drain_gateway),
+        # It ends first, or it would take the stopping of a revision for a fault and act on it.
+        Process("controller", _module("slipway.controller"), Beats(environment, "controller"), 70),
     ]
 
 
@@ -158,10 +147,11 @@ def _ray_command(environment: Environment) -> tuple[str, ...]:
         "dashboard-agent-grpc-port": ports["ray_agent_grpc"],
         "runtime-env-agent-port": ports["ray_runtime_env"],
         "metrics-export-port": ports["ray_metrics"],
-        # 0: any free port for the workers, and no Ray Client server.
+        # Cannot be switched off while grpc is installed; it asks for the token too.
+        "ray-client-server-port": ports["ray_client"],
+        # Any free port.
         "min-worker-port": 0,
         "max-worker-port": 0,
-        "ray-client-server-port": 0,
     }
     ray = str(Path(_PYTHON).parent / "ray")
     return (ray, "start", "--head", "--block", "--disable-usage-stats", *(f"--{k}={v}" for k, v in options.items()))

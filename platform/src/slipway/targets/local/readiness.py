@@ -16,6 +16,9 @@ from slipway.targets.local.supervision import Status, Supervisor
 _PAUSE = 0.2
 """Seconds between two rounds of questions."""
 
+_STARTS = 3
+"""A process that was seen with more ids than this ends each time that it is started."""
+
 Report = Callable[[str, float], None]
 """Told the name of each process that has become ready, and the seconds that it took."""
 
@@ -29,22 +32,29 @@ def wait_until_ready(
 ) -> None:
     """Return when every process is ready.
 
-    Raises NotReady with the last lines of each log after `timeout` (`processes.start_timeout` unless given), or at once
-    when supervisord has given a process up.
+    Raises NotReady with the last lines of each log after `timeout` (`processes.start_timeout` unless given), or earlier
+    when a process ends each time that it is started.
     """
     limit = timeout or environment.settings.processes.start_timeout
     supervisor = Supervisor(environment)
     started = time.monotonic()
     waiting = list(processes)
+    seen: dict[str, set[int]] = {process.name: set() for process in processes}
     while True:
         statuses = supervisor.read_statuses()
+        for name, pids in seen.items():
+            pids.update({statuses[name].pid} if name in statuses else ())
         for process in list(waiting):
             if _is_ready(process, statuses.get(process.name)):
                 waiting.remove(process)
                 report(process.name, time.monotonic() - started)
         if not waiting:
             return
-        lost = [process for process in waiting if _is_lost(statuses.get(process.name))]
+        lost = [
+            process
+            for process in waiting
+            if _is_lost(statuses.get(process.name)) or len(seen[process.name] - {0}) > _STARTS
+        ]
         if lost:
             raise NotReady(_complaint(environment, lost, "ended again and again"))
         if time.monotonic() - started > limit.total_seconds():
