@@ -123,11 +123,10 @@ def draw_memory(samples: list[MemorySample], acts: list[Act]) -> Markup:
         base = tops
     for tick in ticks(0, x.high / 60, 8):
         parts.append(text(x(tick * 60), bottom + 16, f"{tick:g} min", class_="tick", anchor="middle"))
-    begun = 0.0
     for i, act in enumerate(acts, start=1):
-        parts.append(line(x(begun), top - 6, x(begun), bottom, class_="cut"))
-        parts.append(text(x(begun) + 4, top - 8, f"act {i}", class_="faint"))
-        begun += act.seconds
+        if act.seconds:
+            parts.append(line(x(act.begun), top - 6, x(act.begun), bottom, class_="cut"))
+            parts.append(text(x(act.begun) + 4, top - 8, f"act {i}", class_="faint"))
     return svg(bottom + 24, parts, label="memory over time by program")
 
 

@@ -1,6 +1,6 @@
 """The living system against its own first version, never retrained, on the same flights.
 
-Rows are the delivered answers of the inference log whose labels are all due. The first version's scores come from its own
+Rows are the delivered answers of the inference log whose labels are due. The first version's scores come from its own
 signed bundle through its own transforms, on the features that were logged when the flight was really asked about.
 """
 

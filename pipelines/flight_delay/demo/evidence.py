@@ -145,10 +145,16 @@ def _decide(event: EventRow) -> Decision | None:
         at=event.as_of,
         who=event.actor,
         what=what,
-        verdict=verdict,  # type: ignore[arg-type]  # one of the three words above
+        verdict=verdict,
         because=_reason(told),
         numbers=list_numbers({key: value for key, value in told.items() if key not in UNTOLD})[:MOST_LINES],
     )
+
+
+def describe_event(event: EventRow) -> str:
+    """One line for a person who watches; empty for events that decide nothing."""
+    decision = _decide(event)
+    return f"{decision.what} {decision.because}".strip() if decision else ""
 
 
 def _place(told: Mapping[str, Any]) -> str:

@@ -23,8 +23,10 @@ class Act(BaseModel):
     asks: str
     """What would have to be true for the act to count."""
     happened: bool = False
+    begun: float = 0.0
+    """Seconds of wall time since the start of the story."""
     seconds: float = 0.0
-    """Wall time."""
+    """Wall time that the act took; one act may lie within another."""
     start: datetime | None = None
     """Event time."""
     end: datetime | None = None

@@ -47,7 +47,7 @@ def _program_of(process: psutil.Process) -> str:
     words = process.cmdline()
     program = process.environ().get(PROGRAM)
     if program:
-        return program
+        return str(program)
     if any("supervisord" in word for word in words):
         return "supervisord"
     return "replay" if any("replay" in word for word in words) else "command line"

@@ -117,11 +117,10 @@ def _cards(evidence: Evidence) -> list[Fact]:
 
 
 def _costs(story: Story) -> list[Cost]:
-    costs, begun = [], 0.0
+    costs = []
     for i, act in enumerate(story.acts, start=1):
-        within = [sample for sample in story.memory if begun <= sample.second < begun + act.seconds]
+        within = [sample for sample in story.memory if act.begun <= sample.second < act.begun + act.seconds]
         costs.append(_cost(f"{i}. {act.title}", act.seconds, within))
-        begun += act.seconds
     return [*costs, _cost("All", story.seconds, story.memory)]
 
 

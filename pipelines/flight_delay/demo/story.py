@@ -1,0 +1,293 @@
+"""The story in five acts. Each act asks for something to happen, looks into the ledger whether it did, and says so.
+
+An act that misses what it asks for raises Missed and the story goes on; anything else that fails ends it. The story
+decides nothing for the platform: it lets event time pass, asks for runs, breaks things, and types what operators type.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from pipelines.flight_delay.demo.crash import CrashWatch
+from pipelines.flight_delay.demo.evidence import list_numbers
+from pipelines.flight_delay.demo.facts import Act, Fact, Mark
+from pipelines.flight_delay.demo.load import Load, last_questions
+from pipelines.flight_delay.demo.plan import ACTS, Plan
+from pipelines.flight_delay.demo.stage import Missed, Stage
+from slipway.contract import load_contract
+from slipway.errors import SlipwayError
+from slipway.ledger import releases, rollouts, runs, versions
+from slipway.ledger.schema import MonitorRow, ReleaseRow, RolloutRow, RunRow, TriggerRow
+
+EARLY_CONTRACT = Path(__file__).with_name("early.yaml")
+RUN_LIMIT = 900.0
+"""Seconds for one pipeline run, its wait in the queue included."""
+METRES = {"distance": 1609.344}
+"""The broken snapshot: a source that has begun to send metres where miles were agreed."""
+LOAD_BEFORE, LOAD_AFTER = 2.0, 3.0
+"""Seconds of load on both sides of the operator's rollback."""
+
+
+@dataclass
+class Storyteller:
+    """Plays the acts on a stage; `acts` and `faults` are what it found."""
+
+    stage: Stage
+    plan: Plan
+    acts: list[Act] = field(default_factory=lambda: [act.model_copy(deep=True) for act in ACTS])
+    faults: list[Mark] = field(default_factory=list)
+    first_version: int | None = None
+
+    def play(self) -> None:
+        """All acts, in the order of event time; the crash lies within the second. Raises what ended it early."""
+        launch, decay, crash, bad_version, operator = range(len(ACTS))
+        self._act(launch, self._launch)
+        watch = CrashWatch(self.stage, self.acts[crash], faults=self.faults)
+        self.stage.watchers.append(watch.look)
+        self._act(decay, self._decay)
+        self.stage.watchers.remove(watch.look)
+        self._act(crash, watch.judge)
+        self._act(bad_version, self._bad_version)
+        self._act(operator, self._operator)
+
+    def _act(self, number: int, play: Callable[[Act], None]) -> None:
+        act, screen = self.acts[number], self.stage.screen
+        screen.begin(number)
+        begun, act.start = time.monotonic(), act.start or self.stage.now()
+        act.begun = act.begun or begun - screen.begun
+        try:
+            play(act)
+            act.happened = True
+        except Missed as missed:
+            act.found.append(Fact(name="did not happen", value=missed.message))
+            screen.say(missed.message, style="red")
+        finally:
+            act.seconds = act.seconds or time.monotonic() - begun
+            act.start, act.end = act.start or self.stage.now(), act.end or self.stage.now()
+            screen.finish(number, act.happened)
+
+    # --- act 1 --------------------------------------------------------------------------------------------------------
+
+    def _launch(self, act: Act) -> None:
+        self.stage.run("up")
+        self._replay(self.plan.history, self.plan.launch, sample=0.0)
+        broken = self._submit("broken-snapshot", "a snapshot in metres", {"corrupt": METRES})
+        act.found.append(Fact(name="broken snapshot", value=_told(broken)))
+        if broken.state != "refused" or "distance" not in str(broken.outcome):
+            raise Missed(f"validation did not stop the broken snapshot: {broken.state} at {broken.step}")
+        first = self._submit("first", "first training", {})
+        act.found.append(Fact(name=f"version {first.version}", value=_told(first)))
+        if first.state != "succeeded" or first.version is None:
+            raise Missed(f"the first version did not pass: {first.state} at {first.step}")
+        self.first_version = first.version
+        self.stage.wait(
+            lambda: (row := self._release()) is not None and row.champion == first.version,
+            limit=180, what="the launch of the first version",
+        )  # fmt: skip
+        worthless = self._submit("worthless", "trained on shuffled labels", {"shuffle_labels": True})
+        act.found.append(Fact(name="version from shuffled labels", value=_told(worthless)))
+        if worthless.state != "refused" or "gate" not in worthless.step:
+            raise Missed(f"the gate did not refuse the worthless version: {worthless.state} at {worthless.step}")
+
+    # --- act 2 --------------------------------------------------------------------------------------------------------
+
+    def _decay(self, act: Act) -> None:
+        self._replay(self.plan.launch, self.plan.decay)
+        promoted = [rollout for rollout in self._automatic_rollouts() if rollout.state == "done"]
+        if not promoted:
+            raise Missed("no retrained version was promoted by itself")
+        with self.stage.ledger.read() as session:
+            first = promoted[0]
+            run = session.scalars(
+                select(RunRow).where(RunRow.version == first.challenger, RunRow.model == self.stage.model)
+            ).one()
+            trigger = session.get_one(TriggerRow, run.trigger)
+            bad = session.scalars(
+                select(MonitorRow).where(
+                    MonitorRow.model == self.stage.model, MonitorRow.kind == "performance",
+                    MonitorRow.verdict == "bad", MonitorRow.window_end <= trigger.as_of,
+                )
+            ).all()  # fmt: skip
+        spelled = ", ".join(f"{row.window_end:%d %b} {row.metric:.3f}" for row in bad if row.metric is not None)
+        act.found += [
+            Fact(name="bad windows before the trigger", value=spelled or "none"),
+            Fact(name="trigger", value=f"{trigger.as_of:%d %b %H:%M}, {trigger.kind}, attempt {trigger.attempt}"),
+            Fact(name=f"gate of version {first.challenger}", value=_told(run)),
+            Fact(name="canary", value=_last_look(first)),
+            Fact(name="promotions by itself in this act", value=str(len(promoted))),
+        ]
+
+    # --- act 4 --------------------------------------------------------------------------------------------------------
+
+    def _bad_version(self, act: Act) -> None:
+        asked: list[int] = []
+
+        def ask_when_idle() -> None:
+            """Once event time moves on and no run or rollout is in progress, a team hands in its wonderful model."""
+            if not asked and self._is_idle():
+                asked.append(self._ask("early", "a feature that knows more", {"contract": str(EARLY_CONTRACT)}))
+
+        self.stage.watchers.append(ask_when_idle)
+        try:
+            self._replay(self.plan.decay, self.plan.bad_version)
+        finally:
+            self.stage.watchers.remove(ask_when_idle)
+        if not asked:
+            raise Missed("there was always a run or a rollout in progress")
+        with self.stage.ledger.read() as session:
+            run = runs.read(session, asked[0])
+            rollout = next(
+                (row for row in rollouts.list_all(session, self.stage.model) if row.challenger == run.version), None
+            )
+            state = versions.read(session, self.stage.model, run.version).state if run.version else "never registered"
+        act.found.append(Fact(name="gate, fed false times", value=_told(run)))
+        if flagged := _find_leak(run.outcome):
+            act.found.append(Fact(name="leak check", value=flagged))
+        if rollout is None or rollout.state != "aborted" or state != "rolled_back":
+            found = f"rollout {rollout.state}" if rollout else "it never reached the canary"
+            raise Missed(f"the canary did not haul the bad version back: {found}, version is {state}")
+        act.found += [
+            Fact(name="canary", value=_last_look(rollout)),
+            Fact(name=f"version {run.version}", value=f"{state}: this content is never promoted again by itself"),
+        ]
+
+    # --- act 5 --------------------------------------------------------------------------------------------------------
+
+    def _operator(self, act: Act) -> None:
+        self._replay(self.plan.bad_version, self.plan.operator)
+        before = self._release()
+        if before is None or before.champion is None or before.previous is None:
+            raise Missed("there is no previous version to go back to")
+        contract = load_contract(self.stage.model)
+        with Load(self.stage.environment, self.stage.model, last_questions(self.stage.environment, contract)) as load:
+            self.stage.wait(_after(LOAD_BEFORE), limit=60, what="load before the rollback")
+            typed = time.monotonic()
+            told = self.stage.ask("rollback", self.stage.model, "--reason", "complaints from the operations desk")
+            first_answer = load.first_answer_by(before.previous, typed)
+            self.stage.wait(_after(LOAD_AFTER), limit=60, what="load after the rollback")
+            first_answer = first_answer or load.first_answer_by(before.previous, typed)
+        after = self._release()
+        act.found += _describe_load(load, typed, first_answer, before, told)
+        if after is None or after.champion != before.previous or not after.frozen:
+            raise Missed("the previous version is not the champion, or automation is not frozen")
+        if load.failures:
+            raise Missed(f"{len(load.failures)} requests failed, the first with {load.failures[0].failure}")
+        if first_answer is None:
+            raise Missed("the previous version has not answered")
+        self.stage.run("resume", self.stage.model)
+        resumed = self._release()
+        if resumed is None or resumed.frozen:
+            raise Missed("automation is still frozen after slipway resume")
+        self._replay(self.plan.operator, self.plan.end)
+        since = [row for row in self._automatic_rollouts() if row.as_of >= self.plan.operator]
+        value = (
+            f"{len(since)} rollouts opened by itself by {self.plan.end:%d %b}" if since else "no further rollout yet"
+        )
+        act.found.append(Fact(name="after slipway resume", value=value))
+
+    # --- what every act needs -----------------------------------------------------------------------------------------
+
+    def _replay(self, start: datetime, end: datetime, sample: float | None = None) -> None:
+        share = self.plan.sample if sample is None else sample
+        self.stage.run(
+            "replay", self.stage.model, "--from", start.isoformat(), "--to", end.isoformat(), "--sample", str(share)
+        )
+
+    def _ask(self, name: str, reason: str, options: dict[str, Any]) -> int:
+        now = self.stage.environment.clock.as_of()
+        with self.stage.ledger.transaction() as session:
+            key = f"demo/{name}/{now.date()}"
+            return runs.submit(
+                session, key=key, model=self.stage.model, reason=reason, as_of=now, options=options, actor="demo"
+            ).id
+
+    def _submit(self, name: str, reason: str, options: dict[str, Any]) -> RunRow:
+        """Ask for a run and wait for its end, whatever it is."""
+        number = self._ask(name, reason, options)
+
+        def ended() -> RunRow | None:
+            with self.stage.ledger.read() as session:
+                run = runs.read(session, number)
+            return run if run.state in runs.ENDS else None
+
+        found = self.stage.wait(ended, limit=RUN_LIMIT, what=f"the end of the run: {reason}")
+        if found is None:
+            raise Missed(f"{reason}: the run did not end")
+        if found.state == "failed":
+            raise SlipwayError(f"{reason}: the run failed at {found.step}: {found.outcome.get('message', '')}")
+        return found
+
+    def _release(self) -> ReleaseRow | None:
+        with self.stage.ledger.read() as session:
+            return releases.read(session, self.stage.model)
+
+    def _is_idle(self) -> bool:
+        with self.stage.ledger.read() as session:
+            busy = [run for run in runs.list_all(session, self.stage.model) if run.state not in runs.ENDS]
+            return not busy and rollouts.open_for(session, self.stage.model) is None
+
+    def _automatic_rollouts(self) -> list[RolloutRow]:
+        """Rollouts whose challenger came from a run that a trigger asked for."""
+        with self.stage.ledger.read() as session:
+            triggered = {run.version for run in runs.list_all(session, self.stage.model) if run.trigger is not None}
+            return [row for row in rollouts.list_all(session, self.stage.model) if row.challenger in triggered]
+
+
+def _after(seconds: float) -> Callable[[], bool]:
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() >= until
+
+
+def _told(run: RunRow) -> str:
+    """How a run ended, with the numbers that decided."""
+    message = str(run.outcome.get("message", "")).strip()
+    return f"{run.state} at {run.step}" + (f": {message}" if message else "")
+
+
+def _last_look(rollout: RolloutRow) -> str:
+    """The numbers of the analysis that ended the rollout, on one line."""
+    if not rollout.looks:
+        return f"{rollout.state}: {rollout.reason}"
+    look = rollout.looks[max(rollout.looks, key=int)]
+    findings = look.get("findings", []) if isinstance(look, dict) else []
+    spelled = "; ".join(f"{f.get('check')} {f.get('verdict')}: {f.get('because')}" for f in findings)
+    return f"{rollout.state}: {spelled or rollout.reason}"
+
+
+def _find_leak(outcome: dict[str, Any]) -> str:
+    """What the leak check warned of, if it did."""
+    lines = [fact for fact in list_numbers(outcome) if "leak" in f"{fact.name} {fact.value}".lower()]
+    return "; ".join(fact.value if "leak" in fact.value.lower() else f"{fact.name}: {fact.value}" for fact in lines[:4])
+
+
+def _describe_load(load: Load, typed: float, first_answer: float | None, before: ReleaseRow, told: Any) -> list[Fact]:
+    """What the clients saw, and what the command said of itself."""
+    count, failed = len(load.answers), len(load.failures)
+    span = max(a.answered for a in load.answers) - min(a.sent for a in load.answers) if load.answers else 0.0
+    facts = [
+        Fact(name="load", value=f"{count:,} requests in {span:.1f} s, {failed} failed"),
+        Fact(name="rolled back", value=f"from version {before.champion} to version {before.previous}"),
+    ]
+    if first_answer is not None:
+        facts.append(
+            Fact(
+                name="command typed to first answer",
+                value=f"{first_answer - typed:.2f} s",
+                how="of the previous version, seen by a client; the start of the command line included",
+            )
+        )
+    seconds = told.get("seconds") if isinstance(told, dict) else None
+    if isinstance(seconds, int | float):
+        facts.append(
+            Fact(
+                name="the switch itself", value=f"{seconds * 1000:.0f} ms", how="ledger transaction to routes in force"
+            )
+        )
+    return facts
