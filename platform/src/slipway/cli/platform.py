@@ -1,9 +1,185 @@
-"""Commands for the platform's processes."""
+"""Commands for the platform's processes and settings."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from slipway.cli.output import Json, print_facts, print_json
+from slipway.environment import open_environment
+from slipway.errors import InvalidInput, Problem, Unknown
+
+config = typer.Typer(no_args_is_help=True, help="Check, show and explain environment files.")
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
+    for command in (up, down, status, logs, doctor):
+        app.command()(command)
+    app.add_typer(config, name="config")
+
+
+def up(
+    retain: Annotated[bool, typer.Option(help="Leave a start that failed as it is, to look at it.")] = False,
+) -> None:
+    """Start the platform and wait until every process is ready; a second time changes nothing."""
+    from slipway.targets.local import lifecycle, status
+
+    environment = open_environment()
+    changed = lifecycle.up(
+        environment,
+        say=lambda text: typer.echo(f"  {text}"),
+        report=lambda name, seconds: typer.echo(f"  ready after {seconds:5.1f} s: {name}"),
+        retain=retain,
+    )
+    name = environment.settings.name
+    typer.echo(f"{name} is up." if changed else f"{name} is already up; nothing was changed.")
+    for page, url in status.read_urls(environment).items():
+        typer.echo(f"  {page:<12} {url}")
+    typer.echo(f"  {'tokens':<12} {environment.state.secrets / 'tokens'}")
+    if changed:
+        typer.echo(f"  {'log in':<12} {_login_address()}   (once, within minutes; `slipway token login` makes another)")
+    typer.echo("next: slipway status   or: make demo   (the whole story on real flights)")
+
+
+def _login_address() -> str:
+    from slipway import tokens
+
+    return tokens.login_address(open_environment())
+
+
+def down() -> None:
+    """Stop every process, last started first; the data stays."""
+    from slipway.targets.local import lifecycle
+
+    environment = open_environment()
+    ran = lifecycle.down(environment, say=lambda text: typer.echo(f"  {text}"))
+    typer.echo(f"{environment.settings.name} is down." if ran else f"{environment.settings.name} was not running.")
+    typer.echo(f"The data is in {environment.state.root}; next: slipway up")
+
+
+def status(as_json: Json = False) -> None:
+    """Processes: readiness, process id, memory, uptime, restarts; and the addresses. Exit 1 unless all are ready."""
+    from slipway.targets.local.status import read_processes, read_urls
+
+    environment = open_environment()
+    processes = read_processes(environment)
+    ready = all(process.state == "ready" for process in processes)
+    rows = [dataclasses.asdict(process) for process in processes]
+    urls = read_urls(environment)
+    if as_json:
+        print_json({"environment": environment.settings.name, "ready": ready, "processes": rows, "urls": urls})
+    else:
+        print_facts(f"environment {environment.settings.name}", [_for_people(row) for row in rows], as_json=False)
+        typer.echo(f"memory of all: {sum(process.memory_mib or 0 for process in processes)} MiB")
+        for page, url in urls.items():
+            typer.echo(f"  {page:<12} {url}")
+        if not ready:
+            typer.echo("next: slipway up")
+    if not ready:
+        raise typer.Exit(1)
+
+
+def _for_people(row: dict[str, object]) -> dict[str, object]:
+    seconds = row["uptime_s"]
+    uptime = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}" if isinstance(seconds, int) else None
+    return {
+        "process": row["process"],
+        "state": row["state"],
+        "pid": row["pid"],
+        "memory (MiB)": row["memory_mib"],
+        "uptime": uptime,
+        "restarts": row["restarts"],
+    }
+
+
+def logs(
+    process: Annotated[
+        str | None, typer.Argument(help="A process as `slipway status` names it; all when left out.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Last lines to show.")] = 20,
+) -> None:
+    """The last lines of the logs."""
+    from slipway.targets.local import tails
+
+    environment = open_environment()
+    known = tails.list_logs(environment)
+    if process and process not in known:
+        raise Unknown("process", process, known)
+    names = [process] if process else known
+    prefix = {name: "" if process else f"{name} | " for name in names}
+    for name in names:
+        for line in tails.read_tail(environment, name, lines):
+            typer.echo(prefix[name] + line)
+    if follow:
+        for name, line in tails.follow(environment, names):
+            typer.echo(prefix[name] + line)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check what the platform needs from this machine; exit 1 when something is missing."""
+    from slipway.targets.local.doctor import examine
+
+    findings = examine(open_environment())
+    failures = [finding for finding in findings if not finding.ok]
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check:<26} {finding.found}")
+            if not finding.ok:
+                typer.echo(f"      {'remedy:':<26} {finding.remedy}")
+        typer.echo(f"{len(failures)} of {len(findings)} checks failed." if failures else "All is well.")
+    if failures:
+        raise typer.Exit(1)
+
+
+@config.command()
+def check(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Environment files; the one in force when left out.")
+    ] = None,
+) -> None:
+    """Check environment files; every mistake of every file is shown."""
+    names: list[str | None] = [str(file) if file.suffix else f"./{file}" for file in files or []]
+    problems: list[Problem] = []
+    for name in names or [None]:
+        try:
+            opened = open_environment(name)
+            typer.echo(f"{opened.file}: good")
+        except InvalidInput as error:
+            prefix = f"{name}: " if name else ""
+            problems.extend(Problem(f"{prefix}{item.where}", item.message, item.hint) for item in error.problems)
+    if problems:
+        raise InvalidInput(problems)
+
+
+@config.command()
+def show(as_json: Json = False) -> None:
+    """The settings in force, defaults included."""
+    from slipway.settings_reference import list_keys, value_at
+
+    settings = open_environment().settings
+    if as_json:
+        print_json(settings.model_dump(mode="json"))
+        return
+    for key in list_keys():
+        typer.echo(f"{key.path} = {value_at(settings, key.path)}")
+
+
+@config.command()
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the page docs/settings.md.")] = False,
+) -> None:
+    """What an environment file may say: JSON schema, or the page of the manual."""
+    from slipway.settings import Settings
+    from slipway.settings_reference import render_markdown
+
+    if markdown:
+        typer.echo(render_markdown(), nl=False)
+    else:
+        print_json(Settings.model_json_schema())

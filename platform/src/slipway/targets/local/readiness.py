@@ -12,6 +12,7 @@ from slipway.errors import NotReady
 from slipway.targets.local.configuration import log_file
 from slipway.targets.local.processes import Process
 from slipway.targets.local.supervision import Status, Supervisor
+from slipway.targets.local.tails import read_tail
 
 _PAUSE = 0.2
 """Seconds between two rounds of questions."""
@@ -82,14 +83,3 @@ def _complaint(environment: Environment, processes: Sequence[Process], what: str
         parts.append(f"--- the end of {file}")
         parts.extend(read_tail(environment, process.name, 15) or ["(empty)"])
     return "\n".join(parts)
-
-
-def read_tail(environment: Environment, name: str, lines: int) -> list[str]:
-    """The last lines of a process's log; empty when there is none."""
-    file = log_file(environment, name)
-    if not file.exists():
-        return []
-    with file.open("rb") as stream:
-        stream.seek(0, 2)
-        stream.seek(max(0, stream.tell() - 64_000))
-        return stream.read().decode(errors="replace").splitlines()[-lines:]
