@@ -18,6 +18,20 @@ from slipway.settings import REPOSITORY
 from slipway.validation import problems_of
 
 MODELS = REPOSITORY / "pipelines"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the booleans of version 1.2: in 1.1 the key `on` would be read as true."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -252,7 +266,7 @@ def load_contract(model: str) -> Contract:
 def read_contract(file: Path) -> Contract:
     """Read a contract file. Raises InvalidContract with every mistake by its dotted key."""
     try:
-        document = yaml.safe_load(file.read_text())
+        document = yaml.load(file.read_text(), _Loader)  # noqa: S506 -- a SafeLoader
     except yaml.YAMLError as error:
         raise InvalidContract(Problem(str(file), f"not YAML: {error}")) from error
     try:
