@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from slipway.ledger.rollouts import CLOSED
 from slipway.ledger.schema import ProgressRow, ReleaseRow, RolloutRow, RunRow, TriggerRow, VersionRow
 
 AT_ONCE = ("pending", "starting", "promoting")
@@ -40,7 +41,7 @@ def outstanding(session: Session) -> list[str]:
     waits += [f"rollout of {row.model} version {row.challenger} is {row.state}" for row in rollouts]
     triggers = session.scalars(select(TriggerRow).where(TriggerRow.state == "open"))
     waits += [f"trigger {row.id} of {row.model} is open" for row in triggers]
-    busy = set(session.scalars(select(RolloutRow.model).where(RolloutRow.state.not_in(("done", "aborted", "failed")))))
+    busy = set(session.scalars(select(RolloutRow.model).where(RolloutRow.state.not_in(CLOSED))))
     waits += [
         f"{model} version {version} waits for its rollout"
         for model, version in unopened(session)
@@ -68,3 +69,13 @@ def unopened(session: Session) -> list[tuple[str, int]]:
         .order_by(VersionRow.model, VersionRow.version)
     ).all()
     return [(model, version) for model, version in rows]
+
+
+def busy_models(session: Session) -> set[str]:
+    """Models for which something is under way, with or without a release."""
+    queries = (
+        select(RolloutRow.model).where(RolloutRow.state.not_in(CLOSED)),
+        select(RunRow.model),
+        select(TriggerRow.model).where(TriggerRow.state == "open"),
+    )
+    return {model for query in queries for model in session.scalars(query.distinct())}

@@ -70,8 +70,9 @@ def promote(
     row.state = "champion"
     release = _replace(session, model, epoch, champion=version, previous=champion)
     open_rollout = rollouts.open_for(session, model)
-    if open_rollout is not None and open_rollout.challenger != version:
-        rollouts.close(session, open_rollout, "aborted", reason=f"{actor} promoted version {version}", as_of=as_of)
+    if open_rollout is not None and (open_rollout.challenger != version or override):
+        state = "done" if open_rollout.challenger == version else "aborted"
+        rollouts.close(session, open_rollout, state, reason=f"{actor} promoted version {version}", as_of=as_of)
     events.record(
         session,
         model=model,
@@ -109,15 +110,12 @@ def roll_back(
     before = require(session, model)
     if epoch is not None and epoch != before.epoch:
         _raise_stale(model, epoch, before)
-    target = before.previous if to is None else to
-    if before.champion is None or target is None:
-        raise Refused(f"{model}: there is no older version to go back to", hint=f"slipway releases {model}")
     champion = before.champion
+    target = find_target(session, before, to)
+    if champion is not None:
+        versions.block(session, model, champion)
+        session.flush()
     row = versions.read(session, model, target)
-    if target == champion:
-        raise Refused(f"{model} version {target}: is the champion already")
-    versions.block(session, model, champion)
-    session.flush()
     _check_may_be_champion(session, row, override=False, unblock=False)
     row.state = "champion"
     session.flush()
@@ -141,6 +139,23 @@ def roll_back(
         reason=reason,
     )
     return release
+
+
+def find_target(session: Session, release: ReleaseRow, to: int | None) -> int:
+    """The version that a rollback would bring back. Raises Unknown, or Refused where no rollback may go."""
+    model = release.model
+    target = release.previous if to is None else to
+    if target is None:
+        raise Refused(f"{model}: there is no older version to go back to", hint=f"slipway releases {model}")
+    row = versions.read(session, model, target)
+    if target == release.champion:
+        raise Refused(f"{model} version {target}: is the champion already")
+    if row.state != "retired":
+        raise Refused(
+            f"{model} version {target}: is {row.state.replace('_', ' ')}, a rollback goes to a former champion",
+            hint=f"slipway releases {model}",
+        )
+    return target
 
 
 def resume(session: Session, model: str, *, actor: str, as_of: datetime) -> ReleaseRow:

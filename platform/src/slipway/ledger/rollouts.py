@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from slipway.contract import RolloutPlan
 from slipway.errors import Conflict, Refused, Unknown
 from slipway.ledger import events, versions
 from slipway.ledger.schema import ReleaseRow, RolloutRow
@@ -40,7 +41,9 @@ def list_all(session: Session, model: str) -> list[RolloutRow]:
     return list(session.scalars(select(RolloutRow).where(RolloutRow.model == model).order_by(RolloutRow.id)))
 
 
-def begin(session: Session, model: str, challenger: int, *, reason: str, as_of: datetime) -> RolloutRow:
+def begin(
+    session: Session, model: str, challenger: int, *, plan: RolloutPlan, reason: str, as_of: datetime
+) -> RolloutRow:
     """Open a rollout of `challenger` against the present champion.
 
     Raises Refused when the gate or an earlier rollback said no to it, Conflict when another rollout is open.
@@ -58,6 +61,7 @@ def begin(session: Session, model: str, challenger: int, *, reason: str, as_of: 
         champion=release.champion if release else None,
         epoch=release.epoch if release else 0,
         state="pending",
+        plan=plan.model_dump(mode="json"),
         step=0,
         step_since=as_of,
         canary_since=None,
@@ -79,16 +83,18 @@ def move(
     state: str,
     *,
     as_of: datetime,
-    step: int = 0,
+    step: int | None = None,
     look: Mapping[str, Any] | None = None,
 ) -> RolloutRow:
     """Go on to `state` (and `step`, for canary); `look` is the analysis that allowed it.
 
-    Raises Conflict when the rollout is no longer where `rollout` says it is, or is paused.
+    Raises Conflict when the rollout is no longer where `rollout` says it is, or was paused meanwhile.
     """
     if state not in MOVES[rollout.state]:
         raise ValueError(f"a rollout cannot go from {rollout.state} to {state}")
-    columns: dict[str, Any] = {"state": state, "step": step, "step_since": as_of, "counts": {}}
+    columns: dict[str, Any] = {"state": state, "step_since": as_of, "counts": {}}
+    if step is not None:
+        columns["step"] = step
     if look is not None:
         columns["looks"] = {**rollout.looks, str(rollout.step): events.to_plain(look)}
     if state == "canary" and rollout.canary_since is None:
@@ -172,6 +178,16 @@ def abort(session: Session, model: str, *, actor: str, reason: str, as_of: datet
             f"{model} version {rollout.challenger}: is the champion already", hint=f"slipway rollback {model}"
         )
     return close(session, rollout, "aborted", reason=reason, as_of=as_of, actor=actor, block=True)
+
+
+def plan_of(rollout: RolloutRow) -> RolloutPlan:
+    """The rules that this rollout started with."""
+    return RolloutPlan.model_validate(rollout.plan)
+
+
+def percent_of(rollout: RolloutRow) -> int:
+    """Share of requests, in per cent, that the challenger answers now."""
+    return plan_of(rollout).steps[rollout.step] if rollout.state in ("canary", "promoting") else 0
 
 
 def require_open(session: Session, model: str) -> RolloutRow:

@@ -83,8 +83,10 @@ class RolloutRow(Base):
     """The release epoch that this rollout started from, and that its promotion replaces."""
     state: Mapped[str] = mapped_column(String(20))
     """pending, starting, canary, promoting, done, aborted, failed."""
+    plan: Mapped[dict[str, Any]]
+    """The contract's rollout section as it was at the start: an edit does not change the rules half-way."""
     step: Mapped[int] = mapped_column(default=0)
-    """Index into the contract's steps while the state is canary."""
+    """Index into the plan's steps while the state is canary."""
     step_since: Mapped[datetime]
     """Event time at which the present step began."""
     canary_since: Mapped[datetime | None]

@@ -81,6 +81,7 @@ def upgrade() -> None:
         sa.Column("champion", sa.Integer(), nullable=True),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("plan", sa.JSON(), nullable=False),
         sa.Column("step", sa.Integer(), nullable=False),
         sa.Column("step_since", sa.DateTime(timezone=True), nullable=False),
         sa.Column("canary_since", sa.DateTime(timezone=True), nullable=True),

@@ -1,0 +1,47 @@
+"""Servers: started in the background, removed when nothing points at them any more."""
+
+from __future__ import annotations
+
+from slipway.controller.background import Background
+from slipway.failpoints import failpoint
+from slipway.targets import Target
+
+
+class Revisions:
+    """The servers of one target, as the controller sees them."""
+
+    def __init__(self, target: Target, background: Background) -> None:
+        self._target = target
+        self._background = background
+
+    def ensure(self, model: str, version: int) -> bool:
+        """Whether the server of this version is ready; if not, it is being started (or pauses after a failure)."""
+        key = ("revision", model, version)
+        if self._background.is_running(key):
+            return False
+        if self._target.list_revisions(model).get(version):
+            self._background.forget(key)
+            return True
+        self._background.start(key, lambda: self._start(model, version))
+        return False
+
+    def failures(self, model: str, version: int) -> tuple[int, Exception | None]:
+        """How often in a row it did not become ready, and why not the last time."""
+        return self._background.failures(("revision", model, version))
+
+    def remove_others(self, model: str, wanted: list[int]) -> list[int]:
+        """Drain and stop every server that is not wanted; which these were."""
+        removed = []
+        for version in sorted(self._target.list_revisions(model)):
+            if version in wanted or self._background.is_running(("revision", model, version)):
+                continue
+            failpoint("revision.before_removal")
+            self._target.remove_revision(model, version)
+            failpoint("revision.after_removal")
+            removed.append(version)
+        return removed
+
+    def _start(self, model: str, version: int) -> None:
+        failpoint("rollout.starting.before_revision")
+        self._target.apply_revision(model, version)
+        failpoint("rollout.starting.after_revision")
