@@ -51,14 +51,26 @@ def _login_address() -> str:
     return tokens.login_address(open_environment())
 
 
-def down() -> None:
-    """Stop every process, last started first; the data stays."""
-    from slipway.targets.local import lifecycle
+def down(
+    delete_data: Annotated[bool, typer.Option("--delete-data", help="Delete everything that was stored, too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
+) -> None:
+    """Stop every process, last started first; the data stays unless told otherwise."""
+    from slipway.targets.local import deletion, lifecycle
 
     environment = open_environment()
+    name, folder = environment.settings.name, environment.state.root
+    if delete_data:
+        deletion.check_deletable(environment)
+        if not yes:
+            typer.confirm(f"Delete all data of {name} in {folder}: models, features, predictions, labels?", abort=True)
     ran = lifecycle.down(environment, say=lambda text: typer.echo(f"  {text}"))
-    typer.echo(f"{environment.settings.name} is down." if ran else f"{environment.settings.name} was not running.")
-    typer.echo(f"The data is in {environment.state.root}; next: slipway up")
+    typer.echo(f"{name} is down." if ran else f"{name} was not running.")
+    if delete_data:
+        deletion.delete_data(environment)
+        typer.echo(f"{folder} is deleted; next: slipway up")
+    else:
+        typer.echo(f"The data is in {folder}; next: slipway up")
 
 
 def status(as_json: Json = False) -> None:

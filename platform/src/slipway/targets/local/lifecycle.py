@@ -6,7 +6,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from slipway.endpoints import ray_token_file
 from slipway.environment import Environment
-from slipway.errors import Conflict, SlipwayError
+from slipway.errors import Conflict, NotReady, SlipwayError
 from slipway.files import write_atomically
 from slipway.targets.local.configuration import configuration_file, render_configuration, write_configuration
 from slipway.targets.local.leftovers import end_leftovers
@@ -187,7 +187,8 @@ def stop_processes(environment: Environment) -> None:
     for order in sorted(levels, reverse=True):
         for process in levels[order]:
             if process.before_stop:
-                process.before_stop(environment)
+                with suppress(NotReady):  # it may be hanging: that must not keep it from being stopped
+                    process.before_stop(environment)
             supervisor.stop(process.name)
         limit = time.monotonic() + max(process.stop_timeout for process in levels[order]) + 10
         while any(supervisor.read_statuses()[process.name].pid for process in levels[order]):

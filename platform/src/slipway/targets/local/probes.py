@@ -15,6 +15,7 @@ import psutil
 
 from slipway.environment import Environment
 from slipway.heartbeat import read_beat
+from slipway.targets.local import envoy
 from slipway.unix_sockets import UnixConnection
 
 _LIMIT = 1.0
@@ -52,6 +53,16 @@ class Http:
         finally:
             connection.close()
         return status < 400 or status in (401, 403)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """Envoy is live and has taken its routes; a live one without them would answer 404."""
+
+    environment: Environment
+
+    def is_ready(self, pid: int) -> bool:
+        return envoy.is_ready(self.environment)
 
 
 @dataclass(frozen=True)

