@@ -1,0 +1,76 @@
+"""KServe's model server on a unix socket: no TCP port, no gRPC, and a stop that loses no request.
+
+KServe binds all interfaces whatever it is told, and unloads its models before the last requests are answered; both are
+replaced here. What it brings is kept: the model's life, the data plane, its metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+
+import uvicorn
+from kserve import ModelServer
+from kserve.model import BaseKServeModel
+
+from serving.metrics import Metrics
+from serving.routes import Application
+from slipway.spool import Spool
+from slipway.unix_sockets import bind_socket
+
+LINGER = 0.5
+"""Seconds between the wish to stop and the end of listening; each answer in between lets its connection go."""
+GRACE = 10
+"""Seconds that requests in flight get then."""
+
+
+class RevisionServer(ModelServer):  # type: ignore[misc] # KServe ships no types
+    """Serves one revision."""
+
+    def __init__(self, socket: Path, spool: Spool, metrics: Metrics) -> None:
+        super().__init__(workers=1, enable_grpc=False, enable_docs_url=False, enable_latency_logging=False)
+        self._socket = socket
+        self._spool = spool
+        self._metrics = metrics
+
+    def start(self, models: Sequence[BaseKServeModel]) -> None:
+        """Serve until SIGTERM or SIGINT; returns when the last request is answered."""
+        self._register_and_check_atleast_one_model_is_ready(list(models))
+        (predictor,) = models
+        application = Application(predictor, self.dataplane, self._spool, self._metrics)
+        config = uvicorn.Config(
+            application.asgi,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            lifespan="off",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=GRACE,
+        )
+        listener = bind_socket(self._socket)
+        inode = self._socket.stat().st_ino
+        try:
+            _DrainingServer(config, application).run(sockets=[listener])
+        finally:
+            # Not the socket of a successor that took our place.
+            if self._socket.exists() and self._socket.stat().st_ino == inode:
+                self._socket.unlink(missing_ok=True)
+
+
+class _DrainingServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, application: Application) -> None:
+        super().__init__(config)
+        self._application = application
+        self._stop_at = float("inf")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First wish: no longer ready, and stop listening after LINGER. A second one stops at once."""
+        self._stop_at = monotonic() if self._application.draining else monotonic() + LINGER
+        self._application.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to stop listening."""
+        return await super().on_tick(counter) or monotonic() >= self._stop_at
