@@ -6,9 +6,9 @@ counts as absent, as it does offline.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from slipway.environment import Environment
 
 _KEY_BATCH = 65_536
 _MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,24 @@ class FeatureLookup:
 
         Raises sqlite3.Error when the store is out of reach; the caller then uses the transforms' defaults.
         """
-        now = int(pd.Timestamp(as_of).value // 1000)
-        features: dict[str, np.ndarray] = {}
-        ages: dict[str, np.ndarray] = {}
-        for view in self.views:
-            values, age = self._read_view(view, rows, now)
-            ages[view.name] = age
-            for position, name in enumerate(view.qualified.values()):
-                features[name] = values[:, position]
-        return Found(pd.DataFrame(features, index=rows.index), pd.DataFrame(ages, index=rows.index))
+        keys = {name: rows[name].to_list() for view in self.views for name in view.keys}
+        features, ages = self.read_columns(keys, as_of=as_of)
+        names = [name for view in self.views for name in view.qualified.values()]
+        return Found(
+            pd.DataFrame(features, columns=names, index=rows.index),
+            pd.DataFrame(ages, columns=[view.name for view in self.views], index=rows.index),
+        )
 
-    def _read_view(self, view: View, rows: pd.DataFrame, now: int) -> tuple[np.ndarray, np.ndarray]:
-        keys = [self._key(view, key) for key in zip(*(rows[name].to_list() for name in view.keys), strict=True)]
+    def read_columns(self, keys: Mapping[str, Sequence[Hashable]], *, as_of: datetime) -> tuple[np.ndarray, np.ndarray]:
+        """The same from lists and as arrays, for a server: (rows x features, rows x views), views in their order."""
+        now = (as_of - _EPOCH) // _MICROSECOND
+        parts = [self._read_view(view, keys, now) for view in self.views]
+        return np.column_stack([values for values, _ in parts]), np.column_stack([age for _, age in parts])
+
+    def _read_view(
+        self, view: View, given: Mapping[str, Sequence[Hashable]], now: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        keys = [self._key(view, key) for key in zip(*(given[name] for name in view.keys), strict=True)]
         values = np.full((len(keys), len(view.columns)), np.nan)
         age = np.full(len(keys), np.nan)
         held = self._online.read_packed(self._config, self._tables[view.name], keys) if keys else {}

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from slipway.logs import get_logger
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FAILURES = 3
 """Failed reads in a row after which the store is left alone."""
@@ -30,17 +27,12 @@ PAUSE = 2.0
 _log = get_logger(__name__)
 
 
-class Found(Protocol):
-    @property
-    def features(self) -> pd.DataFrame: ...
-    @property
-    def ages(self) -> pd.DataFrame: ...
-
-
 class Lookup(Protocol):
     """What reads the store (feature_repo.lookup)."""
 
-    def read(self, rows: pd.DataFrame, *, as_of: datetime) -> Found: ...
+    def read_columns(
+        self, keys: Mapping[str, Sequence[Hashable]], *, as_of: datetime
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class Joined:
     """Features of the rows of one request."""
 
     features: np.ndarray
-    """rows x features, float64; NaN where the default applies."""
+    """rows x features in the order of the service's views, float64; NaN where the default applies."""
     ages: np.ndarray
     """rows x views, seconds; NaN where the view gave nothing."""
     reason: str = ""
@@ -75,8 +67,8 @@ class FeatureSource:
         """`views` maps a view to its features, `keys` are the request fields that name entities; seconds."""
         self._open_lookup = open_lookup
         self._lookup: Lookup | None = None
-        self._views = list(views)
-        self._columns = [f"{view}__{feature}" for view, features in views.items() for feature in features]
+        self._views = len(views)
+        self._features = sum(len(features) for features in views.values())
         self._keys = keys
         self._timeout = timeout
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="features")
@@ -131,12 +123,15 @@ class FeatureSource:
         return self._lookup
 
     def _read(self, columns: Mapping[str, Any], as_of: datetime) -> Joined:
-        import pandas as pd
-
-        found = self._opened().read(pd.DataFrame({key: columns[key] for key in self._keys}), as_of=as_of)
-        return Joined(found.features[self._columns].to_numpy(np.float64), found.ages[self._views].to_numpy(np.float64))
+        keys = {key: _as_list(columns[key]) for key in self._keys}
+        features, ages = self._opened().read_columns(keys, as_of=as_of)
+        return Joined(features, ages)
 
     def _nothing(self, length: int, reason: str) -> Joined:
-        return Joined(
-            np.full((length, len(self._columns)), np.nan), np.full((length, len(self._views)), np.nan), reason
-        )
+        return Joined(np.full((length, self._features), np.nan), np.full((length, self._views), np.nan), reason)
+
+
+def _as_list(values: Any) -> list[Hashable]:
+    """Keys as plain Python values: numpy's own whole numbers are not what a key is spelled from."""
+    found: list[Hashable] = values.tolist() if isinstance(values, np.ndarray) else values
+    return found

@@ -6,11 +6,12 @@ The only thing that is loaded is LightGBM's text format, from the private copy w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from feature_repo.transforms import Transforms, find_transforms
+from feature_repo.transforms import FieldKind, Transforms, find_transforms
 from slipway.bundle import MODEL, Manifest, fetch_bundle, verify_bundle
 from slipway.contract import Contract, load_contract
 from slipway.environment import Environment
@@ -20,6 +21,12 @@ from slipway.signing import public_key_of
 
 if TYPE_CHECKING:
     from lightgbm import Booster
+
+_DTYPES: dict[FieldKind, np.dtype[Any]] = {
+    "string": np.dtype(object),
+    "number": np.dtype(np.float64),
+    "timestamp": np.dtype("datetime64[us]"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,23 +39,26 @@ class Revision:
     booster: Booster
     schema: RequestSchema
 
-    @property
+    @cached_property
     def feature_names(self) -> list[str]:
         """`view__feature`, in the order in which feature values are passed."""
         return list(self.transforms.defaults)
 
     def transform(self, columns: dict[str, Any], features: np.ndarray) -> np.ndarray:
         """The matrix (rows x columns, float64) of request columns and features (rows x feature_names, NaN unknown)."""
-        import pandas as pd
-
-        joined = dict(zip(self.feature_names, features.T, strict=True))
-        matrix: np.ndarray = self.transforms.matrix(pd.DataFrame({**columns, **joined})).to_numpy()
-        return matrix
+        values = {name: _as_array(columns[name], kind) for name, kind in self.transforms.request.items()}
+        values |= zip(self.feature_names, features.T, strict=True)
+        return self.transforms.compute(values, len(features))
 
     def score(self, matrix: np.ndarray) -> np.ndarray:
         """One probability per row. A single thread: the machine's cores belong to many servers."""
         scores: np.ndarray = self.booster.predict(matrix, num_threads=1)
         return scores
+
+
+def _as_array(values: list[Any] | np.ndarray, kind: FieldKind) -> np.ndarray:
+    """A column of a request as the transforms take it."""
+    return np.asarray(values, dtype=_DTYPES[kind])
 
 
 def load_revision(environment: Environment, model: str, version: int) -> Revision:

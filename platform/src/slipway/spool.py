@@ -24,8 +24,10 @@ from slipway.logs import get_logger
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MAX_ROWS = 20_000
+MAX_ROWS = 50_000
 """Rows that wait in memory while the disk takes none."""
+SOON = 5_000
+"""Rows at which a file is written before its time."""
 
 _log = get_logger(__name__)
 
@@ -104,7 +106,7 @@ class Spool:
             self._waiting.append(_Batch(first, length, columns))
             self._rows += length
             self.counts.appended += length
-            if len(self._waiting) == 1:
+            if len(self._waiting) == 1 or self._rows >= SOON:
                 self._lock.notify()
         return True
 
@@ -144,14 +146,15 @@ class Spool:
             with self._lock:
                 while not self._waiting and not self._closed:
                     self._lock.wait()
+                # Half the interval: a row that comes just after a write began waits for the next, and for that to end.
+                self._lock.wait_for(lambda: self._closed or self._rows >= SOON, timeout=self._interval / 2)
                 if self._closed:
                     return
-            # Half the interval: a row that comes just after a write began waits for the next, and for that to end.
-            time.sleep(self._interval / 2)
             try:
                 self.flush()
             except OSError as error:
                 _log.error("log rows wait for the disk", rows=self._rows, error=str(error), **vars(self.counts))
+                time.sleep(self._interval)
             except Exception:
                 # Rows that cannot be written at all must not stop those that can.
                 _log.exception("log rows dropped")
