@@ -42,6 +42,8 @@ def compare_versions(
     rows = cohorts.judged_rows(environment, contract, start, as_of, as_of=as_of, delivered=True)
     rows = rows[rows["label"].notna()].reset_index(drop=True)
     booster, manifest = load_version(environment, contract.model, first_version)
+    # A client that asks again gets two answers to one flight: the first one counts.
+    rows = rows.sort_values("received", kind="stable").drop_duplicates("id").reset_index(drop=True)
     rows = _with_features_of(environment, contract.model, rows, manifest.feature_service, start, as_of)
     if rows.empty:
         return None
@@ -114,23 +116,20 @@ def fit_twin(
     from feature_repo import history
     from pipelines.flight_delay import dataset
     from pipelines.flight_delay.training import fit
+    from pipelines.split import split_of
 
     _, manifest = load_version(environment, contract.model, version)
-    entities = dataset.entities(
-        environment,
-        start=manifest.training.start,
-        end=manifest.training.end,
-        as_of=manifest.created_as_of,
-    )
-    entities = entities[entities["label"].notna()].sort_values("event_timestamp").tail(size)
-    joined = history.join(environment, transforms.service, entities)
+    as_of = manifest.created_as_of
+    rows = dataset.entities(environment, start=manifest.training.start, end=as_of, as_of=as_of)
+    known = rows[split_of(contract, as_of).training(contract, rows)]
+    joined = history.join(environment, transforms.service, known.sort_values("event_timestamp").tail(size))
     return fit(
         transforms.matrix(joined),
         joined["label"],
         parameters=contract.training.parameters,
         rounds=contract.training.rounds,
         seed=contract.training.seed,
-        categorical=transforms.categorical,
+        categorical=list(transforms.categorical),
     )
 
 
