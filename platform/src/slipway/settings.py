@@ -6,6 +6,7 @@ Only what differs from the defaults needs to stand in a file; `platform/environm
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from slipway.durations import Duration, parse_duration
 from slipway.errors import InvalidSettings, Problem, Unknown
-from slipway.validation import problems_of
+from slipway.validation import HINT, problems_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ENVIRONMENTS = REPOSITORY / "platform" / "environments"
 
-Port = Annotated[int, Field(ge=0, le=65535)]
+Port = Annotated[int, Field(strict=True, ge=0, le=65535)]
 
 
 class Section(BaseModel):
@@ -45,7 +46,17 @@ class GatewaySettings(Section):
     @classmethod
     def _is_an_address(cls, value: str) -> str:
         if value != "localhost":
-            ipaddress.ip_address(value)
+            try:
+                ipaddress.ip_address(value)
+            except ValueError:
+                raise ValueError(f"not an IP address{HINT}`127.0.0.1`, or an address of this machine") from None
+        return value
+
+    @field_validator("port")
+    @classmethod
+    def _needs_no_root(cls, value: int) -> int:
+        if 0 < value < 1024:
+            raise ValueError(f"ports below 1024 belong to root{HINT}0 takes a free one, or name one from 1024 up")
         return value
 
     @property
@@ -55,25 +66,28 @@ class GatewaySettings(Section):
     @model_validator(mode="after")
     def _other_addresses_need_tls(self) -> GatewaySettings:
         if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ValueError("tls_certificate and tls_key go together")
+            raise ValueError(f"tls_certificate and tls_key go together{HINT}set both, or neither")
         if not self.is_loopback and not self.tls_key:
-            raise ValueError(f"host {self.host} is not loopback: tokens would cross the network in clear without TLS")
+            raise ValueError(
+                f"host {self.host} is not loopback: tokens would cross the network in clear without TLS"
+                f'{HINT}set gateway.tls_certificate and gateway.tls_key, or host = "127.0.0.1"'
+            )
         return self
 
 
 class ProcessSettings(Section):
     start_timeout: Duration = parse_duration("120s")
     """Longest wait for one process to become ready; running out of it is a failure."""
-    log_size: Annotated[int, Field(ge=65536)] = 10_000_000
+    log_size: Annotated[int, Field(strict=True, ge=65536)] = 10_000_000
     """Bytes after which a log file is rotated."""
-    log_files: Annotated[int, Field(ge=1, le=20)] = 3
+    log_files: Annotated[int, Field(strict=True, ge=1, le=20)] = 3
     """Rotated log files that are kept for each process."""
 
 
 class RaySettings(Section):
-    cpus: Annotated[int, Field(ge=1)] = 2
+    cpus: Annotated[int, Field(strict=True, ge=1)] = 2
     """Logical CPUs of the Ray head on this machine."""
-    object_store_memory: Annotated[int, Field(ge=78_643_200)] = 78_643_200
+    object_store_memory: Annotated[int, Field(strict=True, ge=78_643_200)] = 78_643_200
     """Bytes of Ray's object store; Ray takes no less than the default."""
     start_timeout: Duration = parse_duration("90s")
     """Longest wait for a submitted job to start running."""
@@ -87,6 +101,13 @@ class LogSettings(Section):
 class AlertSettings(Section):
     webhook: str = ""
     """URL that alarms are posted to as JSON; empty: alarms stand in the ledger only."""
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_a_web_address(cls, value: str) -> str:
+        if value and not re.match(r"https?://[^/\s]+", value):
+            raise ValueError(f"not a URL{HINT}`https://host/path`, or leave it out")
+        return value
 
 
 class Settings(Section):

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from slipway.errors import Problem
 
+HINT = "\nhint: "
+"""Between what is wrong and what to do, in the ValueError of a validator."""
+
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     """Every mistake in `error`, one Problem each, in the order of the document."""
@@ -22,12 +25,27 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
             hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
             problems.append(Problem(where, "unknown key", hint))
         elif kind == "missing":
-            problems.append(Problem(where, "is missing", "add it"))
+            meaning = _meaning_at(model, detail["loc"])
+            problems.append(Problem(where, "is missing", f"add it: {meaning}" if meaning else "add it"))
+        elif kind in ("model_type", "model_attributes_type"):
+            known = _keys_at(model, detail["loc"])
+            problems.append(Problem(where, f"{given!r} stands where keys belong", f"known keys: {', '.join(known)}"))
         else:
-            message = detail["msg"].removeprefix("Value error, ")
-            shown = f"{given!r}: " if isinstance(given, str | int | float | bool) else ""
-            problems.append(Problem(where, f"{shown}{message[:1].lower()}{message[1:]}"))
+            message, _, hint = detail["msg"].removeprefix("Value error, ").partition(HINT)
+            shown = f"{given!r}: " if isinstance(given, str | int | float | bool) and repr(given) not in message else ""
+            problems.append(
+                Problem(where, f"{shown}{message[:1].lower()}{message[1:]}", hint or _meaning_at(model, detail["loc"]))
+            )
     return problems
+
+
+def _meaning_at(model: Any, path: tuple[int | str, ...]) -> str:
+    """What the key at `path` is for, in the words of its docstring; empty where there are none."""
+    field = None
+    for part in path:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else None
+    return " ".join((field.description or "").split()) if field else ""
 
 
 def _keys_at(model: Any, path: tuple[int | str, ...]) -> list[str]:
