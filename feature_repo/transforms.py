@@ -93,7 +93,7 @@ class Transforms:
         return pd.DataFrame(self.compute(values, len(rows)), columns=list(self.columns), index=rows.index)
 
     def compute(self, values: Columns, length: int) -> np.ndarray:
-        """The same matrix from arrays of one length: texts as objects, numbers as float64, moments as datetime64 in UTC.
+        """The same matrix from arrays of one length: texts as objects, numbers as float64, moments as datetime64, UTC.
 
         For a server, to which one row in pandas costs more than its prediction. NaN and absent features take their
         defaults; request fields are not checked.
