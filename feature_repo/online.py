@@ -141,7 +141,8 @@ class GuardedSqliteOnlineStore(SqliteOnlineStore):  # type: ignore[misc]
         for table in tables_to_keep:
             connection.execute(
                 f"create table if not exists {_table(config, table)} (entity_key blob primary key, "
-                "names text not null, packed blob not null, event_us integer not null, written_us integer not null) without rowid"
+                "names text not null, packed blob not null, "
+                "event_us integer not null, written_us integer not null) without rowid"
             )
         for table in tables_to_delete:
             connection.execute(f"drop table if exists {_table(config, table)}")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.definitions import EVENT_TIME, WRITTEN
 from feature_repo.view import KEY_KINDS, View
+from slipway.files import sync_folder
 
 _TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64()}
 _MOMENT = pa.timestamp("us", tz="UTC")
@@ -41,8 +42,4 @@ def write_table(table: pa.Table, file: Path) -> None:
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(file.parent)

@@ -177,7 +177,7 @@ def _weather(
         frame["precip_6h"] = np.sum([hour["precip"].fillna(0.0).to_numpy() for hour in earlier], axis=0)
         frame["pressure_change_3h"] = hourly["pressure"].to_numpy() - earlier[3]["pressure"].to_numpy()
         frame["visib_min_3h"] = np.fmin.reduce([hour["visib"].to_numpy() for hour in earlier[:3]])
-        frame["origin"] = origin
+        frame["origin"] = str(origin)
         parts.append(frame.reset_index(names="event_timestamp"))
     frame = _concat(view, parts)
     return frame[frame["event_timestamp"] >= start]

@@ -51,8 +51,8 @@ def read_flights() -> pd.DataFrame:
     """All 336,776 departures, by scheduled departure: keys, schedule, outcome and when the outcome is known (UTC).
 
     Columns: carrier, flight, origin, dest, scheduled_departure, scheduled_minutes, distance, departed (moment, null if
-    cancelled), departure_delay (minutes), arrival_delay (minutes, null without arrival), outcome (`arrived`, `diverted`,
-    `cancelled`), known_at, late (0 or 1). No tail number: it is missing almost only for cancelled flights.
+    cancelled), departure_delay (minutes), arrival_delay (minutes, null without arrival), outcome (`arrived`,
+    `diverted`, `cancelled`), known_at, late (0 or 1). No tail number: it is missing almost only for cancelled flights.
     """
     raw = pd.read_csv(data_folder() / "flights.csv.zip")
     zones = pd.read_csv(data_folder() / "airports.csv").set_index("faa")["tzone"]
