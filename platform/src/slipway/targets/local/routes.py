@@ -86,6 +86,7 @@ def _dashboard(door: Door) -> Iterable[Route]:
     """A dashboard's host: the exchange of a login code, reading for readers, all the rest for operators."""
     upstream: Upstream = door  # type: ignore[assignment] # the dashboards are upstreams of the same name
     yield Route(f"{door}-login", door, "/.slipway/login", ("GET",), "open", (), "portal")
+    yield Route(f"{door}-static", door, "/.slipway/static/*", _LOOK, "open", (), "portal")
     if door == "mlflow":
         for path in _MLFLOW_SEARCHES:
             yield Route(f"mlflow-{path.strip('/')}", door, path, ("POST",), "session", READERS, upstream)
@@ -111,7 +112,7 @@ ROUTES: tuple[Route, ...] = (
     Route("dashboard", "portal", "/open/{door}", ("GET",), "session", READERS, "portal"),
     Route("logout", "portal", "/logout", ("POST",), "session", READERS, "portal"),
     Route("login", "portal", "/login", ("GET",), "open", (), "portal"),
-    Route("static", "portal", "/static/*", _LOOK, "open", (), "portal"),
+    Route("static", "portal", "/.slipway/static/*", _LOOK, "open", (), "portal"),
     *_dashboard("mlflow"),
     *_dashboard("reports"),
     *_dashboard("ray"),
@@ -119,7 +120,12 @@ ROUTES: tuple[Route, ...] = (
     Route("registry", "registry", "/*", (), "token", ("internal",), "mlflow"),
 )  # fmt: skip
 
-OPEN = frozenset({"login", "static", "mlflow-login", "reports-login", "ray-login"})
+OPEN = frozenset(
+    {
+        "login", "mlflow-login", "reports-login", "ray-login",
+        "static", "mlflow-static", "reports-static", "ray-static",
+    }
+)  # fmt: skip
 """The routes that need no credentials: each takes a one-time code, or serves a file that is the same for everybody."""
 
 DOORS: tuple[Door, ...] = ("portal", "mlflow", "reports", "ray")

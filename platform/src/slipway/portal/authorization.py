@@ -1,0 +1,127 @@
+"""Whether a request that carries a cookie or a token may pass: asked by the gateway for each request to a page.
+
+Checked on every method: the host must be one of ours (another site may have pointed its name at this address), the
+origin must be the host itself (another page may have sent the request), then the role. It looks rules up in the same
+table that the gateway was configured from.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from slipway.endpoints import ray_token_file
+from slipway.environment import Environment
+from slipway.errors import SlipwayError
+from slipway.sessions import Session, find_session
+from slipway.targets.local.bootstrap import RAY_HEADER
+from slipway.targets.local.doors import door_of
+from slipway.targets.local.routes import Door, find_route, methods_of
+from slipway.tokens import ROLES, Role, read_token
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The request that the gateway asks about; header names in lower case, the path as it will be routed, no query."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+    @property
+    def host(self) -> str:
+        return self.headers.get("host", "")
+
+    @property
+    def wants_page(self) -> bool:
+        """Whether a person is looking at what comes back."""
+        return self.method == "GET" and "text/html" in self.headers.get("accept", "")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """200 lets the request pass; anything else is the answer to the client, with `message` as its text."""
+
+    status: int
+    message: str = ""
+    door: Door | None = None
+    upstream_headers: dict[str, str] = field(default_factory=dict)
+
+
+def cookie_name(environment: Environment) -> str:
+    """Browsers send cookies to every port of a host: the name keeps the environments of one machine apart."""
+    place = environment.state.sockets.name.rsplit("-", 1)[-1]
+    prefix = "__Host-" if environment.settings.gateway.tls_certificate else ""
+    return f"{prefix}slipway-{environment.settings.name}-{place}"
+
+
+def decide(environment: Environment, asked: Asked) -> Decision:
+    """Apply the rule of the route table to a request."""
+    door = door_of(environment, asked.host)
+    if door is None:
+        return Decision(421, "this host name is not served here")
+    if refusal := _foreign(environment, asked):
+        return Decision(403, refusal, door)
+    route = find_route(door, asked.method, asked.path)
+    if route is None:
+        methods = methods_of(door, asked.path)
+        return (
+            Decision(405, f"this path takes {', '.join(methods)}", door) if methods else Decision(404, "no page", door)
+        )
+    if route.check == "open":
+        return Decision(200, door=door)
+    role = role_of(environment, asked, door)
+    if role is None:
+        return Decision(401, "log in: run `slipway token login`, or send a bearer token", door)
+    if role not in route.roles:
+        return Decision(403, f"role {role} may not do this; it takes {' or '.join(route.roles)}", door)
+    return Decision(200, door=door, upstream_headers=_ray_credentials(environment) if door == "ray" else {})
+
+
+def role_of(environment: Environment, asked: Asked, door: Door) -> Role | None:
+    """The role that the bearer token or else the cookie stands for; None for neither, or a wrong one."""
+    scheme, _, given = asked.headers.get("authorization", "").partition(" ")
+    if scheme:
+        return _role_of_token(environment, given.strip()) if scheme.lower() == "bearer" else None
+    session = session_of(environment, asked.headers.get("cookie", ""), door)
+    return next((role for role in ROLES if session and role == session.role), None)
+
+
+def session_of(environment: Environment, cookies: str, door: Door) -> Session | None:
+    """The session behind a Cookie header."""
+    name = cookie_name(environment)
+    for pair in cookies.split(";"):
+        key, _, value = pair.strip().partition("=")
+        if key == name and value and (session := find_session(environment, value, door)):
+            return session
+    return None
+
+
+def _role_of_token(environment: Environment, given: str) -> Role | None:
+    found: Role | None = None
+    for role in ROLES:  # all of them every time, so that the time taken tells nothing
+        if hmac.compare_digest(read_token(environment, role).encode(), given.encode()):
+            found = role
+    return found
+
+
+def _foreign(environment: Environment, asked: Asked) -> str:
+    """Why the request seems to come from a page of another site; empty when it does not."""
+    scheme = "https" if environment.settings.gateway.tls_certificate else "http"
+    origin = asked.headers.get("origin")
+    if origin is not None and origin.lower() != f"{scheme}://{asked.host.lower()}":
+        return f"origin {origin[:100]!r} is not this host"
+    site = asked.headers.get("sec-fetch-site", "none")
+    followed_link = asked.method == "GET" and asked.headers.get("sec-fetch-mode") == "navigate"
+    framed = asked.headers.get("sec-fetch-dest") in ("iframe", "frame", "embed", "object")
+    if site not in ("none", "same-origin") and (not followed_link or framed):
+        return "requests from pages of other sites are refused"
+    return ""
+
+
+def _ray_credentials(environment: Environment) -> dict[str, str]:
+    try:
+        return {RAY_HEADER: f"Bearer {ray_token_file(environment).read_text().strip()}"}
+    except OSError as error:
+        raise SlipwayError("Ray's token cannot be read", hint="slipway up makes it") from error
