@@ -76,7 +76,7 @@ format: $(READY) ## put the code into the one format
 
 lock: $(READY) ## choose the newest allowed versions anew: requirements.lock
 	@$(LIKE_PIP) $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		--python-version 3.11 --extra dev --upgrade pyproject.toml -o requirements.lock
+		--python-version 3.11 --extra dev --extra infra --upgrade pyproject.toml -o requirements.lock
 	@$(LIKE_PIP) echo uv | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--python-version 3.11 --upgrade - -o platform/requirements-uv.lock
 
