@@ -82,19 +82,23 @@ class LabelStore:
     def _reading(self) -> Connection:
         return self._engine.connect().execution_options(slipway_reads=True)
 
-    def add(self, labels: Sequence[Label], *, as_of: datetime, source: str) -> LabelOutcome:
+    def add(
+        self, labels: Sequence[Label], *, as_of: datetime, source: str, names: Sequence[str] | None = None
+    ) -> LabelOutcome:
         """Take a batch in one transaction; labels with a mistake are left out and named, the others count.
 
         `as_of` is event time now and `source` says who sent them (`api`, `file labels.csv`, ...). Refused are: a
         value that is not 0 or 1, a time in the future or before the prediction, a second different label that is not
-        flagged as a correction, a correction of nothing. Raises Unknown for a model without contract.
+        flagged as a correction, a correction of nothing. `names` are what problems call the labels (`labels.0`, ...).
+        Raises Unknown for a model without contract.
         """
         if len(labels) > MAX_BATCH:
             message = f"{len(labels)} labels in one batch"
             return LabelOutcome(0, [Problem("labels", message, f"send at most {MAX_BATCH} at a time")])
         delays = {model: load_contract(model).label.longest_delay for model in {label.model for label in labels}}
         with self._engine.begin() as connection:
-            return _Batch(connection, labels, delays, as_of, source).take()
+            names = names or [f"labels.{number}" for number in range(len(labels))]
+            return _Batch(connection, labels, names, delays, as_of, source).take()
 
     def register(self, model: str, predictions: Iterable[tuple[str, datetime, datetime]]) -> None:
         """Remember predictions (id, event time, subject time), so that labels can be checked. Idempotent."""
@@ -219,12 +223,14 @@ class _Batch:
         self,
         connection: Connection,
         labels: Sequence[Label],
+        names: Sequence[str],
         delays: dict[str, timedelta],
         as_of: datetime,
         source: str,
     ) -> None:
         self.connection = connection
         self.labels = labels
+        self.names = names
         self.delays = delays
         self.as_of = as_of
         self.received = to_micros(as_of)
@@ -237,8 +243,8 @@ class _Batch:
         problems: list[Problem] = []
         rows: list[dict[str, object]] = []
         repeated = pending = late = 0
-        for number, label in enumerate(self.labels):
-            found = self._mistakes(number, label)
+        for name, label in zip(self.names, self.labels, strict=True):
+            found = self._mistakes(name, label)
             if found:
                 problems += found
                 continue
@@ -268,9 +274,9 @@ class _Batch:
             self.connection.execute(insert(label_table), rows)
         return LabelOutcome(len(rows) + repeated, problems, repeated, pending, late)
 
-    def _mistakes(self, number: int, label: Label) -> list[Problem]:
+    def _mistakes(self, name: str, label: Label) -> list[Problem]:
         def problem(key: str, message: str, hint: str = "") -> Problem:
-            return Problem(f"labels.{number}.{key}", message, hint)
+            return Problem(f"{name}.{key}", message, hint)
 
         found = []
         if not PREDICTION_ID.fullmatch(label.prediction_id):
