@@ -130,9 +130,13 @@ def find_transforms(service: str) -> Transforms:
 
 
 def _code_of(module: ModuleType) -> str:
-    """The module's code without comments, docstrings and layout."""
+    """The module's code without comments, texts that only document, and layout."""
     tree = ast.parse(inspect.getsource(module))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+            node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
     return ast.unparse(tree)
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -157,7 +157,7 @@ def _by_key(
         spoken = np.any([value != 0 for value in made.values()], axis=0)
         frame = pd.DataFrame({name: made[name][spoken] for name in view.columns})
         for name, value in zip(view.keys, key, strict=True):
-            frame[name] = value
+            frame.insert(0, name, str(value))
         frame["event_timestamp"] = grid[spoken]
         parts.append(frame)
     return _concat(view, parts)

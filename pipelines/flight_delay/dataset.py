@@ -106,9 +106,9 @@ def _schema() -> Any:
     import pandera.pandas as pa
 
     checks: dict[str, Any] = {
-        "carrier": pa.Column(str, pa.Check.isin(CARRIERS)),
-        "origin": pa.Column(str, pa.Check.isin(ORIGINS)),
-        "dest": pa.Column(str, pa.Check.str_matches(r"^[A-Z0-9]{3}$")),
+        "carrier": pa.Column(str, pa.Check.isin(CARRIERS, error="no carrier of New York's airports")),
+        "origin": pa.Column(str, pa.Check.isin(ORIGINS, error="none of the three airports")),
+        "dest": pa.Column(str, pa.Check.str_matches(r"^[A-Z0-9]{3}$", error="no code of an airport")),
         "scheduled_departure": pa.Column(pd.DatetimeTZDtype("us", "UTC")),
         "event_timestamp": pa.Column(pd.DatetimeTZDtype("us", "UTC")),
     }

@@ -54,10 +54,10 @@ def _folder(environment: Environment) -> Path:
 def _write(rows: pd.DataFrame, file: Path) -> None:
     import pyarrow as pa
 
-    moments = {
+    moments: dict[str, pd.Series] = {
         name: rows[name].astype("datetime64[us, UTC]")
-        for name in rows
-        if isinstance(rows[name].dtype, pd.DatetimeTZDtype)
+        for name in ("scheduled_departure", "published", "known_at")
+        if name in rows
     }
     write_table(pa.Table.from_pandas(rows.assign(**moments), preserve_index=False), file)
 

@@ -70,7 +70,7 @@ def read_flights() -> pd.DataFrame:
             "origin": raw["origin"],
             "dest": raw["dest"],
             "scheduled_departure": departure,
-            "scheduled_minutes": ((arrival - departure) // pd.Timedelta(minutes=1)).astype("int64"),
+            "scheduled_minutes": ((arrival - departure).dt.total_seconds() // 60).astype("int64"),
             "distance": raw["distance"].astype("float64"),
             "departed": departure + pd.to_timedelta(raw["dep_delay"], unit="min"),
             "departure_delay": raw["dep_delay"],
@@ -94,12 +94,12 @@ def read_flights() -> pd.DataFrame:
 
 
 def _naive(moments: pd.Series) -> np.ndarray:
-    return moments.dt.tz_localize(None).to_numpy()
+    return np.asarray(moments.dt.tz_localize(None))
 
 
 def _clock(hhmm: pd.Series) -> pd.Series:
     """`517` is 05:17; 2400 is midnight at the end of the day."""
-    return pd.to_timedelta(hhmm // 100 * 60 + hhmm % 100, unit="min")
+    return pd.Series(pd.to_timedelta(hhmm // 100 * 60 + hhmm % 100, unit="min"))
 
 
 def _to_utc(local: pd.Series, zones: pd.Series) -> pd.Series:

@@ -65,4 +65,4 @@ def baseline(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
 
 
 def _hour(rows: pd.DataFrame) -> pd.Series:
-    return rows["scheduled_departure"].dt.tz_convert(LOCAL).dt.hour
+    return pd.Series(rows["scheduled_departure"].dt.tz_convert(LOCAL).dt.hour)
