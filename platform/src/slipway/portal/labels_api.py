@@ -44,10 +44,11 @@ def take_labels(environment: Environment, store: LabelStore, body: bytes) -> Lab
         if label.model in unknown:
             hint = f"one of: {', '.join(sorted(known))}"
             problems.append(Problem(f"labels.{position}.model", f"{label.model!r} does not exist", hint))
-    good = [label for _, label in labels if label.model not in unknown]
+    good = [(position, label) for position, label in labels if label.model not in unknown]
     if not good:
         return LabelOutcome(0, problems)
-    outcome = store.add(good, as_of=environment.clock.as_of(), source="api")
+    names = [f"labels.{position}" for position, _ in good]
+    outcome = store.add([label for _, label in good], as_of=environment.clock.as_of(), source="api", names=names)
     return LabelOutcome(
         outcome.accepted, [*problems, *outcome.problems], outcome.repeated, outcome.pending, outcome.late
     )
