@@ -1,0 +1,274 @@
+"""The pipeline runner: takes runs from the ledger one at a time and brings each to its end.
+
+The graph runs in a process group of its own, its steps in the warm step server. Whatever dies, the run stays `running`
+in the ledger, is taken up again at the next turn, finds the finished steps in the cache, and registers at most one
+version, because registration is idempotent by the run's key. It never touches production: it ends with a version and
+its gate record in the ledger, and the controller does the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines.execution import PROGRESS, SERVER
+from pipelines.task import Run
+from slipway import logs
+from slipway.contract import load_contract
+from slipway.endpoints import socket_of
+from slipway.environment import VARIABLE, Environment
+from slipway.errors import SlipwayError
+from slipway.ledger import alarms, events, open_ledger, releases, runs, versions
+from slipway.ledger.runs import MOST_ATTEMPTS
+from slipway.registry import Registry
+
+_POLL = 0.25
+_BEYOND_DEADLINE = 1800.0
+"""Seconds that a run may take beside its training job."""
+_PAUSE = 5.0
+"""Seconds before another attempt, times the number of the attempt."""
+
+Line = dict[str, Any]
+_log = logs.get_logger(__name__)
+
+
+class Runner:
+    """One environment's runner. There must be no second one: a run that is found running counts as left behind."""
+
+    def __init__(self, environment: Environment, *, stopping: Callable[[], bool], beat: Callable[[], None]) -> None:
+        """`stopping` says when to give up the present run; `beat` is called at least every second."""
+        self._environment = environment
+        self._ledger = open_ledger(environment)
+        self._stopping, self._beat = stopping, beat
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def turn(self) -> bool:
+        """Work on the next run, if there is one; True when there was."""
+        run, attempt = self._claim()
+        if run is None:
+            return False
+        log = _log.bind(run=run.id, model=run.model, attempt=attempt)
+        log.info("run_started", as_of=run.as_of.isoformat(), champion=run.champion)
+        begun = time.monotonic()
+        try:
+            lines = self._run_graph(run)
+        except SlipwayError as error:
+            # The contract is wrong, or the run took too long: neither gets better by itself.
+            lines = [{"step": "", "state": "ended", "error": {"outcome": "failed", "message": str(error)}}]
+        if lines is None:
+            log.info("run_interrupted")
+            return True
+        outcome = _outcome_of(lines, round(time.monotonic() - begun, 1))
+        if outcome["outcome"] == "again" and attempt < MOST_ATTEMPTS:
+            log.warning("run_waits_for_another_attempt", message=outcome["message"])
+            self._wait(_PAUSE * attempt)
+            return True
+        self._finish(run, outcome)
+        log.info("run_ended", outcome=outcome["outcome"], message=outcome["message"], seconds=outcome["seconds"])
+        return True
+
+    def close(self) -> None:
+        """End the step server."""
+        if self._server is not None and self._server.poll() is None:
+            _end_group(self._server)
+        self._server = None
+
+    # --- the ledger -----------------------------------------------------------------------------------------------
+
+    def _claim(self) -> tuple[Run | None, int]:
+        with self._ledger.transaction() as session:
+            given_up = {row.id for row in runs.list_all(session) if row.state == "running"}
+            row = runs.claim(session)
+            for ended in (runs.read(session, run_id) for run_id in given_up):
+                if ended.state == "failed":
+                    _raise_alarm(session, ended.id, ended.model, str(ended.outcome.get("message")), ended.as_of)
+            if row is None:
+                return None, 0
+            release = releases.read(session, row.model)
+            champion = release.champion if release else None
+            events.record(
+                session,
+                model=row.model,
+                kind="run_started",
+                actor="pipeline",
+                as_of=row.as_of,
+                run=row.id,
+                attempt=row.attempts,
+                champion=champion,
+            )
+            return Run(row.id, row.key, row.model, row.as_of, champion, dict(row.options)), row.attempts
+
+    def _finish(self, run: Run, outcome: Line) -> None:
+        """Write version and end of the run in one transaction."""
+        registered = outcome.pop("registered", None)
+        state = outcome["outcome"] if outcome["outcome"] != "again" else "failed"
+        with self._ledger.transaction() as session:
+            version = None
+            if registered:
+                version = int(registered["version"])
+                row = versions.add(
+                    session,
+                    run.model,
+                    version,
+                    digest=registered["digest"],
+                    gate=registered["gate"],
+                    passed=registered["verdict"] == "passed",
+                    as_of=run.as_of,
+                )
+                if row.state == "refused":
+                    state = "refused"
+                    reasons = registered["gate"]["reasons"]
+                    outcome["message"] = "; ".join(reasons) or "this content was rolled back before"
+            outcome["outcome"] = state
+            runs.finish(session, run.id, state, version=version, outcome=outcome)
+            if state == "failed":
+                _raise_alarm(session, run.id, run.model, outcome["message"], run.as_of)
+        if not registered:
+            self._log_end(run, outcome)
+
+    def _log_end(self, run: Run, outcome: Line) -> None:
+        """A run that made no version gets an MLflow run all the same, as far as MLflow can be reached."""
+        tags = {"slipway.outcome": outcome["outcome"], "slipway.reasons": outcome["message"]}
+        params = {"as_of": run.as_of.isoformat()}
+        try:
+            Registry(self._environment).log_run(
+                run.model, run.key, params=params, metrics={}, tags=tags, finished=False
+            )
+        except SlipwayError as error:
+            _log.warning("run_not_logged", run=run.id, reason=error.message)
+
+    # --- processes ------------------------------------------------------------------------------------------------
+
+    def _run_graph(self, run: Run) -> list[Line] | None:
+        """Run the graph and return its progress; None when the runner is stopping. Raises SlipwayError."""
+        limit = load_contract(run.model).training.deadline.total_seconds() + _BEYOND_DEADLINE
+        folder = self._environment.state.pipelines / "runs" / str(run.id)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / "run.json").write_text(json.dumps(run.to_json()))
+        progress = folder / "progress.jsonl"
+        process = self._start_graph(folder, progress)
+        try:
+            if not self._follow(process, run, progress, time.monotonic() + limit):
+                return None
+        finally:
+            _end_group(process)
+            for name in ("artifacts", "tmp"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        lines = _read_lines(progress)
+        if process.returncode != 0 and not any("error" in line for line in lines):
+            tail = "\n".join((folder / "graph.log").read_text(errors="replace").strip().splitlines()[-15:])
+            error = {"outcome": "again", "message": f"the graph ended with {process.returncode}: {tail}"}
+            lines.append({"step": lines[-1]["step"] if lines else "", "state": "ended", "error": error})
+        return lines
+
+    def _start_graph(self, folder: Path, progress: Path) -> subprocess.Popen[bytes]:
+        variables = {
+            **os.environ,
+            VARIABLE: str(self._environment.file.resolve()),
+            SERVER: str(self._ensure_server()),
+            PROGRESS: str(progress),
+        }
+        with (folder / "graph.log").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "pipelines.graph", str(folder)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=variables, start_new_session=True,
+            )  # fmt: skip
+
+    def _ensure_server(self) -> Path:
+        """The step server's socket; started when it is not there (it ends itself when idle)."""
+        path = socket_of(self._environment, "steps")
+        if self._server is not None and self._server.poll() is None:
+            return path
+        path.unlink(missing_ok=True)
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.step_server", str(path)],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, VARIABLE: str(self._environment.file.resolve())},
+            start_new_session=True,
+        )
+        limit = time.monotonic() + self._environment.settings.processes.start_timeout.total_seconds()
+        while not path.exists():
+            if self._server.poll() is not None or time.monotonic() > limit:
+                raise SlipwayError("the step server did not start", hint="slipway logs runner")
+            self._wait(_POLL)
+        return path
+
+    def _follow(self, process: subprocess.Popen[bytes], run: Run, progress: Path, limit: float) -> bool:
+        """Write each step to the ledger as it begins; False when the runner is stopping."""
+        step = ""
+        while True:
+            ended = process.poll() is not None
+            begun = [line["step"] for line in _read_lines(progress) if line["state"] == "begun"]
+            if begun and begun[-1] != step:
+                step = begun[-1]
+                with self._ledger.transaction() as session:
+                    runs.set_step(session, run.id, step)
+            if ended:
+                return True
+            if self._stopping():
+                return False
+            if time.monotonic() > limit:
+                raise SlipwayError(f"the run did not end in time and was stopped at step {step}")
+            self._wait(_POLL)
+
+    def _wait(self, seconds: float) -> None:
+        limit = time.monotonic() + seconds
+        while not self._stopping() and (left := limit - time.monotonic()) > 0:
+            self._beat()
+            time.sleep(min(left, _POLL))
+
+
+def _outcome_of(lines: list[Line], seconds: float) -> Line:
+    """What the ledger keeps of a run: its end in words, and what each step took and found."""
+    ended = [line for line in lines if line["state"] == "ended"]
+    outcome: Line = {"outcome": "failed", "message": "the graph ended without a registered version", "seconds": seconds}
+    outcome["steps"] = [
+        {"step": line["step"], "seconds": line.get("seconds"), "reused": line.get("reused", False)} for line in ended
+    ]
+    for line in ended:
+        error = line.get("error")
+        if error:
+            outcome |= {"outcome": error["outcome"], "message": error["message"]}
+            outcome["problems"] = error.get("problems", [])
+            if error.get("traceback"):
+                outcome["traceback"] = error["traceback"][-4000:]
+        elif line["step"] == "validate":
+            outcome["warnings"] = line["values"]["warnings"]
+        elif line["step"] == "snapshot":
+            outcome["snapshot_id"] = line["values"]["snapshot_id"]
+        elif line["step"] == "register":
+            outcome |= {"outcome": "succeeded", "message": "", "registered": line["values"]}
+    return outcome
+
+
+def _raise_alarm(session: Any, run_id: int, model: str, message: str, as_of: Any) -> None:
+    text = f"run {run_id} failed: {message}"
+    alarms.raise_alarm(session, key=f"run-{run_id}-failed", model=model, kind="run_failed", message=text, as_of=as_of)
+
+
+def _read_lines(progress: Path) -> list[Line]:
+    """The whole lines of the progress file; a line that is being written is left for later."""
+    try:
+        text = progress.read_text()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the process and all of its group: SIGTERM, and SIGKILL to what is left after a grace."""
+    for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
