@@ -69,18 +69,19 @@ def combine(findings: Sequence[Finding]) -> Verdict:
 def add_counts(counts: Mapping[str, Mapping[str, Any]], read: Mapping[int, Answers]) -> Counts:
     """Add what was answered since the last reading.
 
-    The first reading of a version is the mark from which it is counted. A counter that has fallen was reset by a
-    restart of the gateway: what it shows now has been added since.
+    The first reading of a version is the mark from which it is counted. Counters that have fallen, or that the gateway
+    says it began anew, were reset: what they show now has been added since.
     """
     result: Counts = {version: dict(entry) for version, entry in counts.items()}
     for version, answers in read.items():
-        entry = result.setdefault(
-            str(version), {"answers": 0, "errors": 0, "total_read": answers.total, "errors_read": answers.errors}
-        )
-        reset = answers.total < entry["total_read"] or answers.errors < entry["errors_read"]
+        since = answers.counting_since.isoformat() if answers.counting_since else None
+        now = {"total_read": answers.total, "errors_read": answers.errors, "since": since}
+        entry = result.setdefault(str(version), {"answers": 0, "errors": 0, **now})
+        fell = answers.total < entry["total_read"] or answers.errors < entry["errors_read"]
+        reset = fell or since != entry["since"]
         entry["answers"] += answers.total - (0 if reset else entry["total_read"])
         entry["errors"] += answers.errors - (0 if reset else entry["errors_read"])
-        entry["total_read"], entry["errors_read"] = answers.total, answers.errors
+        entry |= now
         entry["latency_p50"], entry["latency_p95"] = answers.latency_p50, answers.latency_p95
     return result
 

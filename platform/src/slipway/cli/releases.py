@@ -193,7 +193,7 @@ def show_events(
 
 
 def _open(model: str) -> tuple[Environment, Ledger]:
-    """The environment and its ledger. Raises Unknown for a model without a contract and without a trace in the ledger."""
+    """The environment and its ledger. Raises Unknown for a model without a contract or a trace in the ledger."""
     from slipway.contract import list_models
     from slipway.ledger import open_ledger, progress, releases
 

@@ -78,7 +78,7 @@ class Canary:
     def _count(self, world: World, rollout: RolloutRow, *, now: bool = False) -> RolloutRow:
         """The rollout with what was answered since the last reading; a gateway that does not say changes nothing."""
         moment = time.monotonic()
-        if not now and moment - self._sampled.get(rollout.id, -SAMPLE_SECONDS) < SAMPLE_SECONDS:
+        if not now and rollout.counts and moment - self._sampled.get(rollout.id, -SAMPLE_SECONDS) < SAMPLE_SECONDS:
             return rollout
         self._sampled[rollout.id] = moment
         try:

@@ -137,6 +137,7 @@ class Loop:
 
     def _move(self, world: World) -> bool:
         """Everything that this model needs now, once; whether anything was done."""
+        self._revisions.observe(world.model)
         try:
             done = [
                 retraining.close_triggers(world),

@@ -8,18 +8,23 @@ from slipway.targets import Target
 
 
 class Revisions:
-    """The servers of one target, as the controller sees them."""
+    """The servers of one target, as the controller saw them last."""
 
     def __init__(self, target: Target, background: Background) -> None:
         self._target = target
         self._background = background
+        self._seen: dict[str, dict[int, bool]] = {}
+
+    def observe(self, model: str) -> None:
+        """Ask the target once for a pass: each question costs a probe of every server."""
+        self._seen[model] = self._target.list_revisions(model)
 
     def ensure(self, model: str, version: int) -> bool:
         """Whether the server of this version is ready; if not, it is being started (or pauses after a failure)."""
         key = ("revision", model, version)
         if self._background.is_running(key):
             return False
-        if self._target.list_revisions(model).get(version):
+        if self._seen[model].get(version):
             self._background.forget(key)
             return True
         self._background.start(key, lambda: self._start(model, version))
@@ -32,7 +37,7 @@ class Revisions:
     def remove_others(self, model: str, wanted: list[int]) -> list[int]:
         """Drain and stop every server that is not wanted; which these were."""
         removed = []
-        for version in sorted(self._target.list_revisions(model)):
+        for version in sorted(self._seen[model]):
             if version in wanted or self._background.is_running(("revision", model, version)):
                 continue
             failpoint("revision.before_removal")
