@@ -9,7 +9,13 @@ from pathlib import Path
 
 from pipelines.flight_delay.demo.charts import GIB
 from pipelines.flight_delay.demo.facts import Evidence, Story
-from pipelines.flight_delay.demo.findings import collect_evidence, count_cpus, list_libraries, read_answers
+from pipelines.flight_delay.demo.findings import (
+    collect_evidence,
+    count_cpus,
+    describe_clients,
+    list_libraries,
+    read_answers,
+)
 from pipelines.flight_delay.demo.plan import Plan
 from pipelines.flight_delay.demo.report import write_report
 from pipelines.flight_delay.demo.screen import Screen
@@ -31,6 +37,7 @@ def perform(folder: Path, plan: Plan, *, keep: bool = False) -> Result:
 
     Whatever ends the story, what could be found is reported and, unless `keep`, every process is stopped.
     """
+    folder = folder.resolve()
     environment = prepare_environment(folder / "run")
     teller, failure = None, ""
     try:
@@ -74,7 +81,13 @@ def _look_back(teller: Storyteller) -> Evidence:
     answers = read_answers(stage.environment, stage.model)
     (stage.environment.file.parent / "story.json").write_text(story.model_dump_json(indent=1))
     return collect_evidence(
-        stage.environment, stage.ledger, story, faults=teller.faults, answers=answers, judged_until=plan.judged
+        stage.environment,
+        stage.ledger,
+        story,
+        faults=teller.faults,
+        clients=describe_clients(teller.asked, teller.loaded),
+        answers=answers,
+        judged_until=plan.judged,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -43,10 +43,11 @@ def collect_evidence(
     story: Story,
     *,
     faults: list[Mark],
+    clients: list[Fact],
     answers: Mapping[int, Answers] | None,
     judged_until: datetime,
 ) -> Evidence:
-    """The report's content. `answers` are the gateway's counts, read while it still ran; None when it did not say."""
+    """The report's content. `clients` is what clients counted; `answers` are the gateway's counts, read while it still ran; None when it did not say."""
     contract = load_contract(story.model)
     with ledger.read() as session:
         timeline = read_timeline(session, story.model, story.replay_end, faults)
@@ -69,7 +70,7 @@ def collect_evidence(
         comparison=comparison,
         weeks=count_weeks(rows, story.replay_start),
         decisions=decisions,
-        losses=_count_losses(environment, story.model, rows, answers, alarms),
+        losses=[*clients, *_count_losses(environment, story.model, rows, answers, alarms)],
         events=count,
         chain_intact=intact,
     )
@@ -81,6 +82,24 @@ def read_answers(environment: Environment, model: str) -> Mapping[int, Answers] 
         return open_target(environment).count_answers(model)
     except SlipwayError:
         return None
+
+
+def describe_clients(asked: Mapping[str, Any], loaded: tuple[int, int]) -> list[Fact]:
+    """What those who asked saw: the replay's own count, and the operator's load."""
+    questions, answered = int(asked.get("asked", 0)), int(asked.get("answered", 0))
+    return [
+        Fact(
+            name="Requests that failed",
+            value=f"{questions - answered + loaded[1]:,}",
+            how=f"of {questions:,} flights asked about and {loaded[0]:,} repeated requests of the operator's act, "
+            "as their clients saw it",
+        ),
+        Fact(
+            name="Requests sent again by their client",
+            value=f"{int(asked.get('attempts', 0)) - questions:,}",
+            how="after a failed attempt",
+        ),
+    ]
 
 
 def _read_log(environment: Environment, contract: Contract, story: Story) -> pd.DataFrame:

@@ -6,6 +6,7 @@ decides nothing for the platform: it lets event time pass, asks for runs, breaks
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,6 +45,10 @@ class Storyteller:
     acts: list[Act] = field(default_factory=lambda: [act.model_copy(deep=True) for act in ACTS])
     faults: list[Mark] = field(default_factory=list)
     first_version: int | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What the replay, the client of this story, counted since the launch: questions, answers, failures, labels."""
+    loaded: tuple[int, int] = (0, 0)
+    """Requests of the operator's load, and how many of them failed."""
 
     def play(self) -> None:
         """All acts, in the order of event time; the crash lies within the second. Raises what ended it early."""
@@ -93,7 +98,7 @@ class Storyteller:
         )  # fmt: skip
         worthless = self._submit("worthless", "trained on shuffled labels", {"shuffle_labels": True})
         act.found.append(Fact(name="version from shuffled labels", value=_told(worthless)))
-        if worthless.state != "refused" or "gate" not in worthless.step:
+        if worthless.state != "refused" or self._verdict_of_gate(worthless) != "refused":
             raise Missed(f"the gate did not refuse the worthless version: {worthless.state} at {worthless.step}")
 
     # --- act 2 --------------------------------------------------------------------------------------------------------
@@ -173,6 +178,7 @@ class Storyteller:
             first_answer = load.first_answer_by(before.previous, typed)
             self.stage.wait(_after(LOAD_AFTER), limit=60, what="load after the rollback")
             first_answer = first_answer or load.first_answer_by(before.previous, typed)
+        self.loaded = (len(load.answers), len(load.failures))
         after = self._release()
         act.found += _describe_load(load, typed, first_answer, before, told)
         if after is None or after.champion != before.previous or not after.frozen:
@@ -196,9 +202,10 @@ class Storyteller:
 
     def _replay(self, start: datetime, end: datetime, sample: float | None = None) -> None:
         share = self.plan.sample if sample is None else sample
-        self.stage.run(
-            "replay", self.stage.model, "--from", start.isoformat(), "--to", end.isoformat(), "--sample", str(share)
-        )
+        days = ("--from", f"{start:%Y-%m-%d}", "--to", f"{end:%Y-%m-%d}")
+        out = self.stage.run("replay", self.stage.model, *days, "--sample", str(share))
+        if share:
+            self.asked = json.loads(out.strip().splitlines()[-1])
 
     def _ask(self, name: str, reason: str, options: dict[str, Any]) -> int:
         now = self.stage.environment.clock.as_of()
@@ -223,6 +230,12 @@ class Storyteller:
         if found.state == "failed":
             raise SlipwayError(f"{reason}: the run failed at {found.step}: {found.outcome.get('message', '')}")
         return found
+
+    def _verdict_of_gate(self, run: RunRow) -> str:
+        if run.version is None:
+            return ""
+        with self.stage.ledger.read() as session:
+            return str(versions.read(session, self.stage.model, run.version).gate.get("verdict"))
 
     def _release(self) -> ReleaseRow | None:
         with self.stage.ledger.read() as session:
@@ -283,7 +296,7 @@ def _describe_load(load: Load, typed: float, first_answer: float | None, before:
                 how="of the previous version, seen by a client; the start of the command line included",
             )
         )
-    seconds = told.get("seconds") if isinstance(told, dict) else None
+    seconds = told.get("switch_seconds") if isinstance(told, dict) else None
     if isinstance(seconds, int | float):
         facts.append(
             Fact(
