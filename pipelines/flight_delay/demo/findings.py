@@ -47,7 +47,11 @@ def collect_evidence(
     answers: Mapping[int, Answers] | None,
     judged_until: datetime,
 ) -> Evidence:
-    """The report's content. `clients` is what clients counted; `answers` are the gateway's counts, read while it still ran; None when it did not say."""
+    """The report's content.
+
+    `clients` is what clients counted; `answers` are the gateway's counts, read while it still ran; None when it did
+    not say.
+    """
     contract = load_contract(story.model)
     with ledger.read() as session:
         timeline = read_timeline(session, story.model, story.replay_end, faults)
