@@ -45,6 +45,9 @@ def read_labels(file: Path, model: str) -> LabelFile:
     try:
         for number, document in readers[file.suffix](file):
             name = f"{file.name}:{number}"
+            if not isinstance(document, dict):
+                found.problems.append(Problem(name, "is not a JSON object", "one object a line"))
+                continue
             try:
                 line = _Line.model_validate(document)
             except ValidationError as error:
@@ -74,5 +77,5 @@ def _read_jsonl(file: Path) -> Iterator[tuple[int, Any]]:
                 continue
             try:
                 yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield number, f"not JSON: {error}"
+            except (ValueError, RecursionError):
+                yield number, None
