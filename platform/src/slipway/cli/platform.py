@@ -26,6 +26,8 @@ def up(
     retain: Annotated[bool, typer.Option(help="Leave a start that failed as it is, to look at it.")] = False,
 ) -> None:
     """Start the platform and wait until every process is ready; a second time changes nothing."""
+    from slipway.endpoints import dashboard_url
+    from slipway.sessions import CODE_LIFETIME, issue_code
     from slipway.targets.local import lifecycle, status
 
     environment = open_environment()
@@ -41,14 +43,10 @@ def up(
         typer.echo(f"  {page:<12} {url}")
     typer.echo(f"  {'tokens':<12} {environment.state.secrets / 'tokens'}")
     if changed:
-        typer.echo(f"  {'log in':<12} {_login_address()}   (once, within minutes; `slipway token login` makes another)")
-    typer.echo("next: slipway status   or: make demo   (the whole story on real flights)")
-
-
-def _login_address() -> str:
-    from slipway import tokens
-
-    return tokens.login_address(open_environment())
+        address = f"{dashboard_url(environment, 'portal')}/login?code={issue_code(environment, 'read')}"
+        typer.echo(f"  {'log in':<12} {address}")
+        typer.echo(f"  {'':<12} (once, within {CODE_LIFETIME / 60:.0f} minutes; `slipway token login` makes another)")
+    typer.echo("next: slipway status, or the whole story on real flights: make demo")
 
 
 def down(

@@ -12,7 +12,7 @@ from slipway.errors import NotReady
 from slipway.targets.local.configuration import log_file
 from slipway.targets.local.processes import Process
 from slipway.targets.local.supervision import Status, Supervisor
-from slipway.targets.local.tails import read_tail
+from slipway.targets.local.tails import read_tail, shorten
 
 _PAUSE = 0.2
 """Seconds between two rounds of questions."""
@@ -81,5 +81,5 @@ def _complaint(environment: Environment, processes: Sequence[Process], what: str
     for process in processes:
         file = log_file(environment, process.name)
         parts.append(f"--- the end of {file}")
-        parts.extend(read_tail(environment, process.name, 15) or ["(empty)"])
+        parts.extend(shorten(line) for line in read_tail(environment, process.name, 15) or ["(empty)"])
     return "\n".join(parts)

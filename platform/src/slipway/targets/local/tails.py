@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from slipway.environment import Environment
 from slipway.targets.local.configuration import log_file
+
+_ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Warning|NotReady|Refused|Conflict|Unknown|Invalid\w+)\b")
+"""How the line of a traceback begins that says what happened; the first one is the cause."""
 
 _LONGEST = 256_000
 """Bytes at the end of a file that are looked at."""
@@ -27,6 +32,19 @@ def read_tail(environment: Environment, name: str, lines: int) -> list[str]:
         stream.seek(0, 2)
         stream.seek(max(0, stream.tell() - _LONGEST))
         return stream.read().decode(errors="replace").splitlines()[-lines:]
+
+
+def shorten(line: str, *, limit: int = 300) -> str:
+    """A log line for people: a JSON line as its event and the last line of its exception, any line cut at `limit`."""
+    try:
+        fields = json.loads(line)
+        text = f"{fields['timestamp']} {fields['level']} {str(fields['event']).strip()}"
+        exception = str(fields.get("exception", "")).strip()
+        first_of_cause = next((part for part in exception.splitlines() if _ERROR.match(part)), "")
+        text = f"{text}: {first_of_cause}" if first_of_cause else text
+    except (ValueError, TypeError, KeyError):
+        text = line
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def follow(environment: Environment, names: Sequence[str]) -> Iterator[tuple[str, str]]:
