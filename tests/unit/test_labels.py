@@ -97,7 +97,9 @@ def test_a_correction_of_nothing_is_refused(store: LabelStore) -> None:
     ],
     ids=["future", "before the prediction", "no time zone", "no class", "short id", "hostile id"],
 )
-def test_a_label_that_breaks_a_rule_is_refused_and_the_others_count(store: LabelStore, wrong: Label, where: str) -> None:
+def test_a_label_that_breaks_a_rule_is_refused_and_the_others_count(
+    store: LabelStore, wrong: Label, where: str
+) -> None:
     fine = label(id_="flight-0002")
     outcome = store.add([wrong, fine], as_of=NOW, source="api")
     assert [problem.where for problem in outcome.problems] == [f"labels.0.{where}"]

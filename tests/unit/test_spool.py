@@ -41,7 +41,11 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Spool]]:
 
     def make(interval: float = 60.0, max_rows: int = 1000) -> Spool:
         made = Spool(
-            tmp_path / "spool" / "parcels-1", SCHEMA, constants={"model": "parcels"}, interval=interval, max_rows=max_rows
+            tmp_path / "spool" / "parcels-1",
+            SCHEMA,
+            constants={"model": "parcels"},
+            interval=interval,
+            max_rows=max_rows,
         )
         made.open()
         opened.append(made)
@@ -113,9 +117,7 @@ def test_many_rows_are_written_before_their_time(make: Callable[..., Spool], mon
     wait_for(lambda: made.counts.written == 20)
 
 
-def test_rows_beyond_the_limit_are_dropped_counted_and_leave_a_gap(
-    make: Callable[..., Spool], tmp_path: Path
-) -> None:
+def test_rows_beyond_the_limit_are_dropped_counted_and_leave_a_gap(make: Callable[..., Spool], tmp_path: Path) -> None:
     made = make(max_rows=3)
     assert made.append(*rows("a", "b"))
     assert not made.append(*rows("c", "d"))
@@ -144,9 +146,7 @@ def test_a_full_disk_keeps_the_rows_and_the_spool_recovers(make: Callable[..., S
     assert made.waiting == 0
 
 
-def test_rows_that_cannot_be_written_at_all_do_not_stop_the_others(
-    make: Callable[..., Spool], tmp_path: Path
-) -> None:
+def test_rows_that_cannot_be_written_at_all_do_not_stop_the_others(make: Callable[..., Spool], tmp_path: Path) -> None:
     made = make(interval=0.05)
     columns, _ = rows("a")
     made.append(columns | {"score": ["not a number"]}, 1)

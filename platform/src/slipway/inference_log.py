@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from slipway.contract import Contract
+    from slipway.targets import Answers
 
 _ATTEMPTS = 5
 _Window = tuple[datetime, datetime]
@@ -115,39 +116,42 @@ class Losses:
     duplicates: int
     """Further rows of an (id, version) that is there already."""
     unlogged: int | None
-    """Answers that the gateway counted, minus `requests`; None when the gateway does not say."""
+    """Answers that the gateway counted, minus the requests logged meanwhile; None when it does not say."""
 
 
 def count_losses(
-    environment: Environment, model: str, *, answers: Mapping[int, int] | None = None, since: datetime | None = None
+    environment: Environment, model: str, *, answers: Mapping[int, Answers] | None = None
 ) -> dict[int, Losses]:
-    """Per version: rows lost and rows twice, of all rows, or of those received (wall clock) `since` a moment.
+    """Per version: rows lost, rows twice, and answers that the gateway counted and nobody logged.
 
-    `answers` are the good answers that the gateway counted per version; without them the gateway is asked. The gateway
-    counts since its own start, so compare with `since` that start. Rows that are still on their way count as lost: ask
-    after the collector has caught up.
+    `answers` are the gateway's counts; without them it is asked. Only requests since it counts are compared with them.
+    Rows that are still on their way count as lost: ask after the collector has caught up. An answer that refused a
+    request (4xx) counts as unlogged, since the gateway counts it as given.
     """
     if answers is None:
         answers = _count_answers(environment, model)
     columns = ["id", "version", "delivered", "server", "sequence", "row", "received"]
     frame = _read_table(environment, model, None, columns).to_pandas()
-    if since is not None:
-        frame = frame[frame["received"] >= since]
     counted: dict[int, Losses] = {}
-    for version in sorted({*frame["version"].unique().tolist(), *(answers or {})}):
-        rows = frame[frame["version"] == version]
-        numbers = rows.groupby("server")["sequence"].agg(["min", "max", "nunique"])
-        first = numbers["min"] if since is not None else 0
-        once = rows.drop_duplicates(["server", "sequence"])
-        requests = int(((once["row"] == 0) & once["delivered"]).sum())
-        counted[int(version)] = Losses(
-            rows=int(len(once) - once.duplicated("id").sum()),
-            requests=requests,
-            gaps=int((numbers["max"] - first + 1 - numbers["nunique"]).sum()),
-            duplicates=int(once.duplicated("id").sum()),
-            unlogged=None if answers is None else answers.get(int(version), 0) - requests,
+    for version in sorted({*frame["version"].tolist(), *(answers or {})}):
+        once = frame[frame["version"] == version].drop_duplicates(["server", "sequence"])
+        numbers = once.groupby("server")["sequence"].agg(["max", "count"])
+        asked = once[(once["row"] == 0) & once["delivered"]]
+        duplicates = int(once.duplicated("id").sum())
+        counted[version] = Losses(
+            rows=len(once) - duplicates,
+            requests=len(asked),
+            gaps=int((numbers["max"] + 1 - numbers["count"]).sum()),
+            duplicates=duplicates,
+            unlogged=_unlogged(answers[version], asked) if answers and version in answers else None,
         )
     return counted
+
+
+def _unlogged(answers: Answers, asked: pd.DataFrame) -> int:
+    since = answers.counting_since
+    logged = len(asked) if since is None else int((asked["received"] >= since).sum())
+    return answers.total - answers.errors - logged
 
 
 def folder_of(environment: Environment, model: str) -> Path:
@@ -228,11 +232,10 @@ def _with_columns(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     return table.select([name for name in columns if name in table.column_names])
 
 
-def _count_answers(environment: Environment, model: str) -> dict[int, int] | None:
+def _count_answers(environment: Environment, model: str) -> Mapping[int, Answers] | None:
     from slipway.targets import open_target
 
     try:
-        counted = open_target(environment).count_answers(model)
+        return open_target(environment).count_answers(model)
     except SlipwayError:
         return None
-    return {version: answers.total - answers.errors for version, answers in counted.items()}
