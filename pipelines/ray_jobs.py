@@ -6,6 +6,7 @@ The token is found by Ray itself in the file that RAY_AUTH_TOKEN_PATH names; it 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -33,7 +34,8 @@ def run_job(environment: Environment, command: Sequence[str], *, key: str, deadl
     """
     client = _connect(environment)
     _stop_leftovers(client, key)
-    name = f"{key}-{uuid.uuid4().hex[:8]}"
+    # Ray makes the name of a log file of it, and the keys of runs hold slashes.
+    name = f"{re.sub('[^A-Za-z0-9_]+', '-', key)}-{uuid.uuid4().hex[:8]}"
     begun = time.monotonic()
     client.submit_job(
         entrypoint=shlex.join([sys.executable, *command]), submission_id=name, metadata={"slipway_key": key}
