@@ -30,7 +30,7 @@ def key_of(task: Task, facts: Values) -> str:
         "facts": facts,
         "inputs": {name: digest_of(path) for name, path in sorted(task.inputs.items())},
         "outputs": sorted(task.outputs),
-        "code": provenance.code_hash(),
+        "code": provenance.code_hash(task.run.model),
         "lock": provenance.lock_hash(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -32,7 +32,7 @@ _LONGEST_REQUEST = 1 << 20
 _SLOW = (
     "pandas", "pyarrow.parquet", "duckdb", "lightgbm", "pandera.pandas", "feast", "ray.job_submission", "sqlalchemy",
     "model_signing.signing", "model_signing.verifying", "httpx", "slipway.ledger", "feature_repo.history",
-    "feature_repo.flights.definitions",
+    "feature_repo.flights.transforms", "feature_repo.offline", "feature_repo.online",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def component(function: Any) -> Any:
 
 
 @component
-def snapshot(environment: str, run: dict, rows: dsl.Output[dsl.Dataset]):  # type: ignore[no-untyped-def,type-arg]
+def snapshot(environment: str, run: dict[str, Any], rows: dsl.Output[dsl.Dataset]) -> None:
     """Entities and their features as of the run's moment."""
     from pipelines.execution import perform
 
@@ -29,12 +29,12 @@ def snapshot(environment: str, run: dict, rows: dsl.Output[dsl.Dataset]):  # typ
 
 
 @component
-def validate(  # type: ignore[no-untyped-def]
+def validate(
     environment: str,
-    run: dict,  # type: ignore[type-arg]
+    run: dict[str, Any],
     rows: dsl.Input[dsl.Dataset],
     report: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Stops the run when the data cannot be right."""
     from pipelines.execution import perform
 
@@ -42,14 +42,14 @@ def validate(  # type: ignore[no-untyped-def]
 
 
 @component
-def train(  # type: ignore[no-untyped-def]
+def train(
     environment: str,
-    run: dict,  # type: ignore[type-arg]
+    run: dict[str, Any],
     rows: dsl.Input[dsl.Dataset],
     report: dsl.Input[dsl.Artifact],
     model: dsl.Output[dsl.Model],
     training: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """A booster, trained on Ray."""
     from pipelines.execution import perform
 
@@ -58,14 +58,14 @@ def train(  # type: ignore[no-untyped-def]
 
 
 @component
-def evaluate(  # type: ignore[no-untyped-def]
+def evaluate(
     environment: str,
-    run: dict,  # type: ignore[type-arg]
+    run: dict[str, Any],
     rows: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     scores: dsl.Output[dsl.Dataset],
     evaluation: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Scores of challenger, champion and baseline on the judged window."""
     from pipelines.execution import perform
 
@@ -74,16 +74,16 @@ def evaluate(  # type: ignore[no-untyped-def]
 
 
 @component
-def gate(  # type: ignore[no-untyped-def]
+def gate(
     environment: str,
-    run: dict,  # type: ignore[type-arg]
+    run: dict[str, Any],
     rows: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     training: dsl.Input[dsl.Artifact],
     scores: dsl.Input[dsl.Dataset],
     evaluation: dsl.Input[dsl.Artifact],
     record: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """The verdict, with every number behind it."""
     from pipelines.execution import perform
 
@@ -92,9 +92,9 @@ def gate(  # type: ignore[no-untyped-def]
 
 
 @component
-def register(  # type: ignore[no-untyped-def]
+def register(
     environment: str,
-    run: dict,  # type: ignore[type-arg]
+    run: dict[str, Any],
     rows: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     training: dsl.Input[dsl.Artifact],
@@ -109,8 +109,10 @@ def register(  # type: ignore[no-untyped-def]
     return int(perform("register", environment, run, paths, {"version": version.path})["version"])
 
 
-@dsl.pipeline(name="training", description="From published events to a gated, signed version.")
-def training(environment: str, run: dict) -> int:  # type: ignore[type-arg]
+@dsl.pipeline(  # type: ignore[untyped-decorator]
+    name="training", description="From published events to a gated, signed version."
+)
+def training(environment: str, run: dict[str, Any]) -> int:
     taken = snapshot(environment=environment, run=run)
     rows = taken.outputs["rows"]
     checked = validate(environment=environment, run=run, rows=rows)
@@ -132,4 +134,4 @@ def training(environment: str, run: dict) -> int:  # type: ignore[type-arg]
     for task in (taken, checked, fitted, scored, judged, registered):
         # The steps have a cache of their own, keyed by content; KFP's is keyed by arguments and would miss new data.
         task.set_caching_options(False)
-    return registered.outputs["Output"]
+    return registered.outputs["Output"]  # type: ignore[no-any-return]

@@ -51,7 +51,7 @@ def perform(task: Task) -> Values:
             feature_service=contract.features.service,
             transforms_hash=scorer.transforms.hash,
             columns=list(scorer.transforms.columns),
-            code_hash=provenance.code_hash(),
+            code_hash=provenance.code_hash(contract.model),
             lock_hash=provenance.lock_hash(),
             snapshot_id=digest_of(task.inputs["rows"]),
             training=TrainingSpan(start=training["start"], end=training["end"], rows=training["rows"]),
@@ -121,7 +121,7 @@ def _log(task: Task, registry: Registry, record: Values, training: Values, metri
     }
     tags = {
         "slipway.snapshot_id": record["snapshot_id"],
-        "slipway.code_hash": provenance.code_hash(),
+        "slipway.code_hash": provenance.code_hash(contract.model),
         "slipway.lock_hash": provenance.lock_hash(),
         "slipway.gate": record["verdict"],
         "slipway.reasons": "; ".join(record["reasons"]),
