@@ -1,8 +1,8 @@
 """Named places at which a process can be made to kill itself, as by `kill -9`: how tests prove that it goes on.
 
 Nothing happens unless a place is armed: by SLIPWAY_FAILPOINT in the environment of a new process, or by a file
-`run/failpoint` that holds the name, for one that runs already. Each arming kills once: the file is removed before, and
-for the variable a marker is left in the run folder, so that the restarted process goes on.
+`run/failpoint` that holds names, one a line, for one that runs already. Each arming kills once: the name is struck from
+the file before, and for the variable a marker is left in the run folder, so that the restarted process goes on.
 """
 
 from __future__ import annotations
@@ -54,12 +54,16 @@ def failpoint(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arm(run_folder: Path, name: str) -> None:
-    """Make the next process of this environment that comes to `name` die there. Raises ValueError for no such place."""
-    if name not in FAILPOINTS:
-        raise ValueError(f"{name!r} is no failpoint; there are: {', '.join(FAILPOINTS)}")
+def arm(run_folder: Path, *names: str) -> None:
+    """Make whichever process of this environment comes to one of these places next die there, once for each.
+
+    Replaces what was armed before. Raises ValueError for a place that does not exist.
+    """
+    unknown = [name for name in names if name not in FAILPOINTS]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no failpoint; there are: {', '.join(FAILPOINTS)}")
     draft = run_folder / f"failpoint.{os.getpid()}"
-    draft.write_text(name)
+    draft.write_text("\n".join(names))
     draft.replace(run_folder / "failpoint")
 
 
@@ -71,11 +75,11 @@ def _disarm(name: str, folder: Path) -> bool:
         except FileExistsError:
             return False
         return True
-    file = folder / "failpoint"
     try:
-        if file.read_text().strip() != name:
-            return False
-        file.unlink()
+        armed = (folder / "failpoint").read_text().split()
     except FileNotFoundError:
         return False
+    if name not in armed:
+        return False
+    arm(folder, *(other for other in armed if other != name))
     return True
