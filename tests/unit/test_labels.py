@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slipway.environment import Environment
-from slipway.errors import InvalidInput, Unknown
+from slipway.errors import InvalidInput, SlipwayError, Unknown
 from slipway.label_file import read_labels
 from slipway.labels import Label, LabelStore, judged_at
 from slipway.settings import Settings
@@ -157,6 +158,18 @@ def test_a_thousand_labels_take_less_than_a_tenth_of_a_second(store: LabelStore)
         spent.append(time.process_time() - began)
         assert (outcome.accepted, outcome.pending) == (1000, 0)
     assert min(spent) < 0.1
+
+
+def test_a_full_disk_is_said_clearly_and_leaves_nothing(store: LabelStore) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(SlipwayError, match="could not be written"):
+            store.add([label()], as_of=NOW, source="api")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert values(store) == {}
+    assert store.add([label()], as_of=NOW, source="api").accepted == 1
 
 
 def test_a_batch_that_is_too_large_is_refused_whole(store: LabelStore) -> None:

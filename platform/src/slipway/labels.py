@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, bindparam, insert, select, tuple_
+from sqlalchemy.exc import OperationalError
 
 from slipway.contract import load_contract
 from slipway.environment import Environment
-from slipway.errors import Problem
+from slipway.errors import Problem, SlipwayError
 from slipway.labels_schema import from_micros, label_table, open_engine, prediction_table, to_micros
 
 if TYPE_CHECKING:
@@ -79,6 +81,17 @@ class LabelStore:
         self._environment = environment
         self._engine: Engine = open_engine(environment.state.labels_url)
 
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """One transaction, whole or not at all. Raises SlipwayError when the disk is full or others write too long."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise SlipwayError(
+                f"labels.db could not be written: {error.orig}", hint="free disk space; try again"
+            ) from error
+
     def _reading(self) -> Connection:
         return self._engine.connect().execution_options(slipway_reads=True)
 
@@ -96,7 +109,7 @@ class LabelStore:
             message = f"{len(labels)} labels in one batch"
             return LabelOutcome(0, [Problem("labels", message, f"send at most {MAX_BATCH} at a time")])
         delays = {model: load_contract(model).label.longest_delay for model in {label.model for label in labels}}
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             names = names or [f"labels.{number}" for number in range(len(labels))]
             return _Batch(connection, labels, names, delays, as_of, source).take()
 
@@ -107,7 +120,7 @@ class LabelStore:
             for id_, event, subject in predictions
         ]
         if rows:
-            with self._engine.begin() as connection:
+            with self._writing() as connection:
                 connection.execute(insert(prediction_table).prefix_with("OR IGNORE"), rows)
 
     def read(

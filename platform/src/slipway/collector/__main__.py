@@ -9,6 +9,7 @@ import time
 from datetime import datetime
 
 from filelock import FileLock, Timeout
+from sqlalchemy.exc import OperationalError
 
 from slipway.collector.collection import Collection
 from slipway.collector.flushing import Flushing
@@ -38,7 +39,7 @@ def run(environment: Environment, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
                 turns.turn()
-            except (OSError, SlipwayError) as error:
+            except (OSError, SlipwayError, OperationalError) as error:  # a full disk, a busy database: it passes
                 _log.error("the log waits", error=str(error))
                 stop.wait(1.0)
             stop.wait(POLL)
