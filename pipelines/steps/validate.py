@@ -32,9 +32,11 @@ def perform(task: Task) -> Values:
     contract, as_of = task.contract, task.run.as_of
     rows = pd.read_parquet(task.inputs["rows"])
     dataset = importlib.import_module(f"pipelines.{contract.model}.dataset")
-    problems = [*check_request(contract, rows), *dataset.check(rows, as_of=as_of)]
+    problems = dataset.check(rows, as_of=as_of)
+    named = {problem.where for problem in problems}
+    problems += [problem for problem in check_request(contract, rows) if problem.where not in named]
     if problems:
-        raise BadSnapshot(unique(problems))
+        raise BadSnapshot(problems)
     split = split_of(contract, as_of)
     training, judged = rows[split.training(contract, rows)], rows[split.judged(contract, rows)]
     warnings = dataset.warnings(judged, training)
@@ -67,11 +69,6 @@ def check_request(contract: Contract, rows: pd.DataFrame) -> list[Problem]:
                 said = f"{len(outside)} rows outside {low:g} ... {high:g}, such as {outside.iloc[0]:g}"
                 problems.append(Problem(field.name, said, "look at the source, or at a changed unit"))
     return problems
-
-
-def unique(problems: list[Problem]) -> list[Problem]:
-    """Each problem once, in order."""
-    return list(dict.fromkeys(problems))
 
 
 def describe_slices(contract: Contract, rows: pd.DataFrame) -> list[dict[str, Any]]:
