@@ -100,7 +100,7 @@ class Portal:
         session = self._session(request)
         door = request.path_params["door"]
         if session is None:
-            raise HTTPException(403, "dashboards are opened by a browser that is logged in: slipway token login")
+            raise HTTPException(400, "dashboards are opened by a browser that is logged in: slipway token login")
         code = await run_in_threadpool(
             lambda: sessions.issue_code(self.environment, session.role, door, parent=session)
         )

@@ -64,16 +64,16 @@ def decide(environment: Environment, asked: Asked) -> Decision:
     if refusal := _foreign(environment, asked):
         return Decision(403, refusal, door)
     route = find_route(door, asked.method, asked.path)
-    if route is None:
-        methods = methods_of(door, asked.path)
-        return (
-            Decision(405, f"this path takes {', '.join(methods)}", door) if methods else Decision(404, "no page", door)
-        )
-    if route.check == "open":
+    if route is not None and route.check == "open":
         return Decision(200, door=door)
     role = role_of(environment, asked, door)
     if role is None:
         return Decision(401, "log in: run `slipway token login`, or send a bearer token", door)
+    if route is None:
+        methods = methods_of(door, asked.path)
+        return Decision(
+            405 if methods else 404, f"this path takes {', '.join(methods)}" if methods else "no such page", door
+        )
     if role not in route.roles:
         return Decision(403, f"role {role} may not do this; it takes {' or '.join(route.roles)}", door)
     return Decision(200, door=door, upstream_headers=_ray_credentials(environment) if door == "ray" else {})

@@ -34,6 +34,8 @@ class Finding:
     version: int
     window_start: datetime
     window_end: datetime
+    reason: str
+    """Why this verdict, in a sentence."""
     report: str
     """Identifier in the Evidently workspace; empty when there is none."""
 
@@ -138,7 +140,8 @@ class Overview:
 
 
 def read_overview(environment: Environment, ledger: Ledger, *, names: Sequence[str], depth: int = 8) -> Overview:
-    """All facts about these models and those in the ledger; `depth` events, runs, versions and alarms of each."""
+    """All facts about these models and those in the ledger; of each `depth` runs, versions and alarms and twice
+    as many events."""
     with ledger.read() as session:
         found = {release.model: release for release in releases.list_all(session)}
         shown = sorted({*names, *found})
@@ -170,7 +173,7 @@ def _read_model(environment: Environment, session: Session, name: str, release: 
         monitors=[_finding(rows[0]) for rows in latest.values() if rows],
         performance=[_finding(row) for row in reversed(series)],
         runs=[_run(row) for row in reversed(runs.list_all(session, name)[-depth:])],
-        events=[_event(row) for row in reversed(events.read(session, name, depth))],
+        events=[_event(row) for row in reversed(events.read(session, name, 2 * depth))],
         alarms=[_alarm(row) for row in alarms.list_all(session, name, depth)],
     )
 
@@ -221,7 +224,10 @@ def _version(row: VersionRow) -> Version:
 
 
 def _finding(row: MonitorRow) -> Finding:
-    return Finding(row.kind, row.verdict, row.metric, row.version, row.window_start, row.window_end, row.report)
+    return Finding(
+        row.kind, row.verdict, row.metric, row.version, row.window_start, row.window_end,
+        str(row.numbers.get("reason", "")), row.report,
+    )  # fmt: skip
 
 
 def _run(row: RunRow) -> Run:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slipway.environment import Environment
+from slipway.targets.local.xds import MIRRORED_HEADER
 
 Document = dict[str, Any]
 
@@ -60,6 +61,22 @@ def _http_filters() -> list[Document]:
     ]
 
 
+def _removed_headers() -> Document:
+    """What no client may say: Envoy's own headers, by which it would set time-outs and retries (everybody on this
+    machine counts as internal), and that a request is a mirrored copy."""
+    removed = [
+        {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-", "ignore_case": True}}},
+        {"remove": MIRRORED_HEADER},
+    ]
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": f"{_TYPE}extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            "mutations": removed,
+        },
+    }
+
+
 def _failures_log() -> Document:
     """One JSON line for each answer of 500 and above; the path without its query, which may hold a login code."""
     fields = {
@@ -89,9 +106,8 @@ def _listener(name: str, host: str, port: int, routes: Path, tls: tuple[Path, Pa
         "stat_prefix": name,
         "codec_type": "AUTO",
         "rds": {"route_config_name": name, "config_source": _source(routes)},
-        # Nobody counts as internal, or a client could set time-outs and retries by headers of its own.
         "use_remote_address": True,
-        "internal_address_config": {"cidr_ranges": []},
+        "early_header_mutation_extensions": [_removed_headers()],
         # The portal looks paths up by themselves: what it sees and what is routed must be the same.
         "normalize_path": True,
         "merge_slashes": True,
@@ -144,6 +160,8 @@ def bootstrap(environment: Environment, *, folder: Path, admin: Path, ports: dic
         "node": {"id": environment.settings.name, "cluster": "slipway"},
         # It shows configurations whole, tokens included.
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
+        # Histograms of latency are merged only then; the default, 5 s, would show a short step without any.
+        "stats_flush_interval": "1s",
         "dynamic_resources": {"cds_config": _source(folder / "clusters.json")},
         "static_resources": {
             "listeners": [

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -21,13 +20,10 @@ from slipway.errors import NotReady
 from slipway.files import write_atomically
 from slipway.targets import Traffic
 from slipway.targets.local import xds
+from slipway.targets.local.admin import ask
 from slipway.targets.local.bootstrap import bootstrap
 from slipway.targets.local.doors import hosts_of
 from slipway.targets.local.ports import read_ports
-from slipway.unix_sockets import client
-
-if TYPE_CHECKING:
-    import httpx
 
 TAKE_LIMIT = 10.0
 """Seconds that Envoy gets to take new files; it needs some milliseconds."""
@@ -97,22 +93,6 @@ def write_bootstrap(environment: Environment, folder: Path) -> None:
     write(folder, "bootstrap.json", document)
 
 
-def ask(environment: Environment, path: str, *, method: str = "GET") -> Any:
-    """One question to the admin socket; JSON where it answers so, else text. Raises NotReady when it does not."""
-    import httpx
-
-    try:
-        with client(socket_of(environment, "envoy-admin"), timeout=5.0) as connection:
-            return _content(connection.request(method, path))
-    except (httpx.HTTPError, json.JSONDecodeError) as error:
-        raise NotReady(f"the gateway does not answer on its admin socket: {error}", hint="slipway status") from error
-
-
-def _content(answer: httpx.Response) -> Any:
-    answer.raise_for_status()
-    return answer.json() if answer.headers.get("content-type", "").startswith("application/json") else answer.text
-
-
 def is_running(environment: Environment) -> bool:
     """Whether the admin socket answers."""
     try:
@@ -147,30 +127,31 @@ def versions_in_force(environment: Environment) -> dict[str, str]:
     return {file: texts[name] for name, file in _VERSION_TEXTS.items() if name in texts}
 
 
-def wait_until_taken(
-    environment: Environment, wanted: Mapping[str, xds.Document], *, limit: float = TAKE_LIMIT
-) -> None:
-    """Return when Envoy has taken these files. Raises NotReady at the limit, with Envoy's own reason if it has one."""
-    deadline = time.monotonic() + limit
-    versions = {name: document["version_info"] for name, document in wanted.items()}
+def replace(environment: Environment, folder: Path, wanted: Mapping[str, xds.Document]) -> None:
+    """Write these files and return when Envoy has taken them. Raises NotReady when it refuses one, or at the limit."""
+    refused = _count_refusals(environment)
+    for name, document in wanted.items():
+        write(folder, name, document)
+    deadline = time.monotonic() + TAKE_LIMIT
     pause = 0.005
-    while True:
-        in_force = versions_in_force(environment)
-        missing = [name for name, version in versions.items() if in_force.get(name) != version]
-        if not missing:
-            return
+    while missing := _not_taken(environment, wanted):
+        if _count_refusals(environment) > refused:
+            raise NotReady(f"the gateway refuses {', '.join(missing)}", hint="slipway logs envoy")
         if time.monotonic() > deadline:
-            raise NotReady(f"the gateway has not taken {', '.join(missing)} within {limit:g} s{_refusal(environment)}")
+            raise NotReady(f"the gateway has not taken {', '.join(missing)} within {TAKE_LIMIT:g} s")
         time.sleep(pause)
         pause = min(2 * pause, 0.2)
 
 
-def _refusal(environment: Environment) -> str:
-    """Why Envoy last refused a file, if it says so."""
-    for section in ask(environment, "/config_dump?resource=dynamic_route_configs&mask=error_state")["configs"]:
-        if details := section.get("error_state", {}).get("details"):
-            return f": {details}"
-    return ""
+def _not_taken(environment: Environment, wanted: Mapping[str, xds.Document]) -> list[str]:
+    in_force = versions_in_force(environment)
+    return [name for name, document in wanted.items() if in_force.get(name) != document["version_info"]]
+
+
+def _count_refusals(environment: Environment) -> int:
+    """How many files Envoy has refused since it was started; its log says why."""
+    answer = ask(environment, "/stats?format=json&filter=(cds%7Crds.*).update_rejected$")
+    return sum(int(stat["value"]) for stat in answer["stats"])
 
 
 def drain(environment: Environment, *, limit: float = 10.0) -> None:

@@ -19,6 +19,7 @@ from slipway.errors import InvalidInput, NotReady, Problem
 from slipway.files import write_atomically
 from slipway.targets import Answers, Traffic
 from slipway.targets.local import envoy, xds
+from slipway.targets.local.admin import ask
 
 _SETTLE = 0.1
 """Seconds between new routes and the end of the old clusters: Envoy's workers take routes over one after the other."""
@@ -34,10 +35,11 @@ def render(environment: Environment) -> None:
     with envoy.writing(environment) as folder:
         wanted = envoy.documents(environment, _read_all(environment))
         envoy.write_bootstrap(environment, folder)
-        for name, document in wanted.items():
-            envoy.write(folder, name, document)
         if envoy.is_running(environment):
-            envoy.wait_until_taken(environment, wanted)
+            envoy.replace(environment, folder, wanted)
+        else:
+            for name, document in wanted.items():
+                envoy.write(folder, name, document)
 
 
 def read_traffic(environment: Environment, model: str) -> Traffic | None:
@@ -109,14 +111,11 @@ def _check(model: str, traffic: Traffic) -> None:
 def _change(environment: Environment, before: Mapping[str, Traffic], after: Mapping[str, Traffic]) -> None:
     folder = envoy.folder_of(environment)
     old, new = envoy.documents(environment, before), envoy.documents(environment, after)
-    envoy.ask(environment, "/server_info")  # an Envoy that is down changes nothing, not even the files
+    ask(environment, "/ready")  # an Envoy that is down changes nothing, not even the files
     try:
-        for name, document in (
-            ("clusters.json", _union(new["clusters.json"], old["clusters.json"])),
-            ("gateway.json", new["gateway.json"]),
-        ):
-            envoy.write(folder, name, document)
-            envoy.wait_until_taken(environment, {name: document})
+        both = _union(new["clusters.json"], old["clusters.json"])
+        envoy.replace(environment, folder, {"clusters.json": both})
+        envoy.replace(environment, folder, {"gateway.json": new["gateway.json"]})
     except NotReady:
         # What Envoy refused must not be what it finds when it restarts.
         for name, document in old.items():
@@ -125,8 +124,7 @@ def _change(environment: Environment, before: Mapping[str, Traffic], after: Mapp
     _write_all(environment, after)
     if new["clusters.json"] != old["clusters.json"]:
         time.sleep(_SETTLE)
-    envoy.write(folder, "clusters.json", new["clusters.json"])
-    envoy.wait_until_taken(environment, {"clusters.json": new["clusters.json"]})
+    envoy.replace(environment, folder, {"clusters.json": new["clusters.json"]})
 
 
 def _union(new: xds.Document, old: xds.Document) -> xds.Document:
@@ -153,7 +151,7 @@ def _host_counters(environment: Environment) -> dict[str, dict[str, int]]:
     """Cluster -> counters of its one endpoint. Those of the cluster itself would miss refused connections, and an
     aggregate's hide the attempts behind the answer."""
     found = {}
-    for cluster in envoy.ask(environment, "/clusters?format=json")["cluster_statuses"]:
+    for cluster in ask(environment, "/clusters?format=json")["cluster_statuses"]:
         for host in cluster.get("host_statuses", []):
             counters = {stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]}
             found[cluster["name"]] = counters
@@ -163,7 +161,7 @@ def _host_counters(environment: Environment) -> dict[str, dict[str, int]]:
 def _latencies(environment: Environment, model: str) -> dict[str, list[dict[str, Any]]]:
     """Cluster -> histogram of milliseconds, cut to whole ones, since the start."""
     pattern = f"%5Ecluster.{model}-[0-9]%2B-first.upstream_rq_time$"
-    answer = envoy.ask(environment, f"/stats?format=json&histogram_buckets=detailed&filter={pattern}")
+    answer = ask(environment, f"/stats?format=json&histogram_buckets=detailed&filter={pattern}")
     found = {}
     for entry in answer["stats"]:
         for detail in entry.get("histograms", {}).get("details", []):
@@ -193,7 +191,7 @@ def _quantile(buckets: list[dict[str, Any]], share: float) -> float | None:
 
 def _counting_since(environment: Environment) -> datetime:
     """When this Envoy process read its first configuration."""
-    for section in envoy.ask(environment, "/config_dump?mask=last_updated,bootstrap.node.id")["configs"]:
+    for section in ask(environment, "/config_dump?mask=last_updated,bootstrap.node.id")["configs"]:
         if section["@type"].endswith("BootstrapConfigDump"):
             return datetime.fromisoformat(section["last_updated"])
     raise NotReady("the gateway does not say since when it counts")

@@ -213,7 +213,7 @@ def _to_version(route: Route, model: str, version: int, mirror: int | None) -> D
     return {
         "route": action,
         "request_headers_to_add": [made] if route.mirrored else [],
-        "request_headers_to_remove": [MIRRORED_HEADER, "cookie"],
+        "request_headers_to_remove": ["cookie"],
     }
 
 
@@ -240,12 +240,12 @@ def _routes(route: Route, gateway: Gateway) -> list[Document]:
         return _model_routes(route, gateway)
     literal = route.path if route.is_literal else route.regex
     action: Document = {"cluster": route.upstream, "timeout": _DASHBOARD_TIMEOUT}
-    drop = [MIRRORED_HEADER]
+    drop: list[str] = []
     if route.upstream != "portal":
         # Dashboards check hosts and origins by their own lights; the portal has checked both, and the name that each
         # of them trusts is this one. Nobody's cookie or token is theirs to see.
         action["host_rewrite_literal"] = "localhost"
-        drop += ["origin", "cookie", "authorization"]
+        drop = ["origin", "cookie", "authorization"]
     return [
         {
             "match": _match(literal, literal=route.is_literal, methods=route.methods),
@@ -257,6 +257,7 @@ def _routes(route: Route, gateway: Gateway) -> list[Document]:
 
 
 def _wrong_method(route: Route, gateway: Gateway) -> Document:
+    """For paths that only Envoy checks; on the others the portal says so."""
     literal = route.path if route.is_literal else route.regex
     return {
         "match": _match(literal, literal=route.is_literal),
@@ -268,8 +269,15 @@ def _wrong_method(route: Route, gateway: Gateway) -> Document:
 def _host(door: Door, domains: Iterable[str], gateway: Gateway) -> Document:
     rules = routes_of(door)
     routes = [entry for route in rules for entry in _routes(route, gateway)]
-    last_of_path = {route.path: route for route in rules}
-    routes += [_wrong_method(route, gateway) for route in last_of_path.values() if route.methods]
+    routes += [_wrong_method(route, gateway) for route in rules if route.check == "token" and route.methods]
+    if door != "registry":
+        unknown = Route("unknown", door, "/*", (), "session", (), "portal")
+        rest = {
+            "match": {"prefix": "/"},
+            **_answer(404, "no such path"),
+            "typed_per_filter_config": _filters(unknown, {}),
+        }
+        routes.append(rest)
     return {"name": door, "domains": list(domains), "routes": routes}
 
 
