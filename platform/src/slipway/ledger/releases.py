@@ -119,7 +119,7 @@ def roll_back(
     _check_may_be_champion(session, row, override=False, unblock=False)
     row.state = "champion"
     session.flush()
-    previous = _next_older(session, model, target)
+    previous = _newest_below(session, row.version, unlike=row)
     open_rollout = rollouts.open_for(session, model)
     if open_rollout is not None:
         rollouts.close(session, open_rollout, "aborted", reason=f"{actor} rolled back: {reason}", as_of=as_of)
@@ -144,7 +144,7 @@ def roll_back(
 def find_target(session: Session, release: ReleaseRow, to: int | None) -> int:
     """The version that a rollback would bring back. Raises Unknown, or Refused where no rollback may go."""
     model = release.model
-    target = release.previous if to is None else to
+    target = _default_target(session, release) if to is None else to
     if target is None:
         raise Refused(f"{model}: there is no older version to go back to", hint=f"slipway releases {model}")
     row = versions.read(session, model, target)
@@ -227,9 +227,18 @@ def _raise_stale(model: str, epoch: int, found: ReleaseRow | None) -> NoReturn:
     raise Conflict(f"{model}: epoch {epoch} is not the current one ({now})", hint=f"slipway releases {model}")
 
 
-def _next_older(session: Session, model: str, version: int) -> int | None:
-    """The newest former champion below `version` whose content was never rolled back."""
-    for row in reversed(versions.list_all(session, model)):
-        if row.version < version and row.state == "retired" and not versions.is_blocked(session, model, row.digest):
+def _default_target(session: Session, release: ReleaseRow) -> int | None:
+    """`previous`, or an older one where that would bring back the very content that is to go."""
+    if release.champion is None or release.previous is None:
+        return None
+    champion = versions.read(session, release.model, release.champion)
+    return _newest_below(session, release.previous + 1, unlike=champion)
+
+
+def _newest_below(session: Session, number: int, *, unlike: VersionRow) -> int | None:
+    """The newest former champion of a lower number, of other content, that was never rolled back."""
+    for row in reversed(versions.list_all(session, unlike.model)):
+        is_candidate = row.version < number and row.state == "retired" and row.digest != unlike.digest
+        if is_candidate and not versions.is_blocked(session, row.model, row.digest):
             return row.version
     return None
