@@ -11,7 +11,7 @@ departure_delay, arrival_delay (minutes, null without arrival), outcome (`arrive
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -88,18 +88,36 @@ class _Facts:
         low, high = self.until(after), self.until(until)
         return [high - low, *(total[high] - total[low] for total in self.sums)]
 
+    def so_far(self, until: Ints) -> list[Ints]:
+        """The same from the beginning."""
+        high = self.until(until)
+        return [high, *(total[high] for total in self.sums)]
 
-def _traffic_of(part: pd.DataFrame, view: View, at: Ints) -> dict[str, Ints]:
-    cancelled = (part["outcome"] == "cancelled").to_numpy()
-    arrived = (part["outcome"] == "arrived").to_numpy()
-    scheduled = _minutes(part["scheduled_departure"])
-    known = _minutes(part["known_at"])
-    delay = part["departure_delay"].fillna(CANCELLED_DELAY).to_numpy().astype(np.int64)
-    resolved = np.where(cancelled, known, scheduled + delay)
-    delay = np.where(cancelled, CANCELLED_DELAY, np.clip(delay, LEAST_DELAY, CANCELLED_DELAY))
-    departures = _Facts(resolved, delay, (delay > LATE).astype(np.int64))
-    landed = part["arrival_delay"].to_numpy()[arrived].astype(np.int64)
-    landings = _Facts(known[arrived], np.clip(landed, LEAST_DELAY, CANCELLED_DELAY))
+
+def _arrays(flights: pd.DataFrame) -> dict[str, Ints]:
+    """The facts of `flights` as whole numbers; a flight without departure or arrival has 0 there."""
+    cancelled = (flights["outcome"] == "cancelled").to_numpy()
+    scheduled, known = _minutes(flights["scheduled_departure"]), _minutes(flights["known_at"])
+    delay = flights["departure_delay"].fillna(0).to_numpy().astype(np.int64)
+    clipped = np.where(cancelled, CANCELLED_DELAY, np.clip(delay, LEAST_DELAY, CANCELLED_DELAY))
+    landed = flights["arrival_delay"].fillna(0).to_numpy().astype(np.int64)
+    return {
+        "scheduled": scheduled,
+        "known": known,
+        "resolved": np.where(cancelled, known, scheduled + delay),
+        "delay": clipped,
+        "left_late": (clipped > LATE).astype(np.int64),
+        "arrived": (flights["outcome"] == "arrived").to_numpy().astype(np.int64),
+        "arrival_delay": np.clip(landed, LEAST_DELAY, CANCELLED_DELAY),
+        "late": flights["late"].to_numpy().astype(np.int64),
+    }
+
+
+def _traffic_of(part: Mapping[str, Ints], at: Ints) -> dict[str, Ints]:
+    scheduled, resolved = part["scheduled"], part["resolved"]
+    departures = _Facts(resolved, part["delay"], part["left_late"])
+    arrived = part["arrived"] == 1
+    landings = _Facts(part["known"][arrived], part["arrival_delay"][arrived])
     made: dict[str, Ints] = {}
     for hours in (1, 3, 12):
         count, total, late = departures.between(at - hours * 60, at)
@@ -108,15 +126,13 @@ def _traffic_of(part: pd.DataFrame, view: View, at: Ints) -> dict[str, Ints]:
     # A flight is overdue from its schedule until it leaves, is known to be cancelled, or is given up on.
     waited = resolved > scheduled
     begins, ends = scheduled[waited], np.minimum(resolved, scheduled + OVERDUE_FOR)[waited]
-    began, ended = _Facts(begins, begins), _Facts(ends, begins)
-    never = np.full(len(at), np.iinfo(np.int64).min // 2)
-    (n_began, sum_began), (n_ended, sum_ended) = began.between(never, at), ended.between(never, at)
+    (n_began, sum_began), (n_ended, sum_ended) = _Facts(begins, begins).so_far(at), _Facts(ends, begins).so_far(at)
     made["overdue"] = n_began - n_ended
     made["overdue_minutes"] = made["overdue"] * at - (sum_began - sum_ended)
     schedule = _Facts(scheduled)
     (made["scheduled_1h"],) = schedule.between(at, at + 60)
     (made["scheduled_2h"],) = schedule.between(at + 60, at + 120)
-    return {name: made[name] for name in {*view.columns, "scheduled_1h", "scheduled_2h"}}
+    return made
 
 
 def _traffic(
@@ -128,8 +144,13 @@ def _traffic(
         (flights["known_at"] > start - timedelta(hours=13))
         & (flights["scheduled_departure"] <= end + timedelta(hours=2))
     ]
+    spoken = {*view.columns, "scheduled_1h", "scheduled_2h"}
+
+    def numbers(part: Mapping[str, Ints]) -> dict[str, Ints]:
+        return {name: value for name, value in _traffic_of(part, at).items() if name in spoken}
+
     # A key is published while it has anything to say or is about to be asked for; silence means zeros, the defaults.
-    return _by_key(view, near, grid, lambda part: _traffic_of(part, view, at))
+    return _by_key(view, near, grid, numbers)
 
 
 def _route_history(
@@ -140,27 +161,35 @@ def _route_history(
     at = _minutes(grid)
     near = flights[(flights["known_at"] > start - timedelta(minutes=HISTORY_WINDOW)) & (flights["known_at"] <= end)]
 
-    def history(part: pd.DataFrame) -> dict[str, Ints]:
-        facts = _Facts(_minutes(part["known_at"]), part["late"].to_numpy().astype(np.int64))
-        count, late = facts.between(at - HISTORY_WINDOW, at)
+    def history(part: Mapping[str, Ints]) -> dict[str, Ints]:
+        count, late = _Facts(part["known"], part["late"]).between(at - HISTORY_WINDOW, at)
         return {"flights_28d": count, "late_28d": late}
 
     return _by_key(view, near, grid, history)
 
 
 def _by_key(
-    view: View, flights: pd.DataFrame, grid: pd.DatetimeIndex, numbers: Callable[[pd.DataFrame], dict[str, Ints]]
+    view: View,
+    flights: pd.DataFrame,
+    grid: pd.DatetimeIndex,
+    numbers: Callable[[Mapping[str, Ints]], dict[str, Ints]],
 ) -> pd.DataFrame:
-    parts = []
-    for key, part in flights.groupby(list(view.keys), sort=True):
-        made = numbers(part)
+    arrays = _arrays(flights)
+    parts: list[dict[str, np.ndarray]] = []
+    names: list[tuple[str, ...]] = []
+    for key, where in sorted(flights.groupby(list(view.keys)).indices.items()):
+        made = numbers({name: values[where] for name, values in arrays.items()})
         spoken = np.any([value != 0 for value in made.values()], axis=0)
-        frame = pd.DataFrame({name: made[name][spoken] for name in view.columns})
-        for name, value in zip(view.keys, key, strict=True):
-            frame.insert(0, name, str(value))
-        frame["event_timestamp"] = grid[spoken]
-        parts.append(frame)
-    return _concat(view, parts)
+        parts.append({name: made[name][spoken] for name in view.columns} | {"at": np.flatnonzero(spoken)})
+        names.append(key if isinstance(key, tuple) else (key,))
+    if not parts:
+        return _concat(view, [])
+    frame = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in view.columns})
+    sizes = [len(part["at"]) for part in parts]
+    for position, name in enumerate(view.keys):
+        frame[name] = np.repeat(np.array([key[position] for key in names], dtype=object), sizes)
+    frame["event_timestamp"] = grid[np.concatenate([part["at"] for part in parts])]
+    return frame
 
 
 def _weather(

@@ -14,12 +14,11 @@ from typing import Any
 import pandas as pd
 
 from feature_repo.flights.transforms import CARRIERS, ORIGINS
-from pipelines.flight_delay.events import KEYS, read_outcomes, read_schedule
+from pipelines.flight_delay.events import ASKED_AHEAD, KEYS, read_outcomes, read_schedule
+from pipelines.flight_delay.leaks import find_separating
 from slipway.environment import Environment
 from slipway.errors import Problem
 
-ASKED_AHEAD = timedelta(hours=1)
-"""A prediction is asked for this long before scheduled departure."""
 LEAST_ROWS_A_DAY = 200
 """The three airports have 600 to 1,000 departures on every day of the year."""
 STALE_AFTER = timedelta(days=3)
@@ -151,8 +150,14 @@ def check(snapshot: pd.DataFrame, *, as_of: datetime) -> list[Problem]:
 
 
 def warnings(snapshot: pd.DataFrame, reference: pd.DataFrame | None = None) -> list[Problem]:
-    """What is worth a look and never stops a retraining: the label's share, and its change against `reference`."""
-    found = []
+    """What is worth a look and never stops a retraining.
+
+    The label's share, its change against `reference`, and features that alone separate too well to be honest.
+    """
+    found = [
+        Problem(name, f"separates the labels alone with an AUC of {value:.2f}: a leak?", "when does it become known?")
+        for name, value in find_separating(snapshot).items()
+    ]
     share = float(snapshot["label"].mean())
     if not PREVALENCE[0] <= share <= PREVALENCE[1]:
         found.append(Problem("label", f"{share:.1%} late, {PREVALENCE[0]:.0%} ... {PREVALENCE[1]:.0%} is usual"))

@@ -22,6 +22,9 @@ KEYS = ["carrier", "flight", "origin", "dest", "scheduled_departure"]
 SCHEDULE = [*KEYS, "scheduled_minutes", "distance", "published"]
 OUTCOMES = [*KEYS, "outcome", "late", "known_at"]
 PUBLISHED_AHEAD = pd.Timedelta(days=1)
+"""A flight's schedule is known this long before it should leave."""
+ASKED_AHEAD = pd.Timedelta(hours=1)
+"""A prediction is asked for this long before scheduled departure."""
 
 
 def publish_schedule(environment: Environment, flights: pd.DataFrame, *, name: str) -> None:

@@ -109,7 +109,8 @@ def _to_utc(local: pd.Series, zones: pd.Series) -> pd.Series:
     for zone, part in local.groupby(zones):
         aware = part.dt.tz_localize(str(zone), ambiguous=np.ones(len(part), dtype=bool), nonexistent="shift_forward")
         parts.append(aware.dt.tz_convert("UTC"))
-    return pd.concat(parts).reindex(local.index).astype("datetime64[us, UTC]")
+    moments: pd.Series = pd.concat(parts).reindex(local.index).astype("datetime64[us, UTC]")
+    return moments
 
 
 @cache

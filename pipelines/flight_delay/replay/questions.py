@@ -18,8 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines.flight_delay.dataset import ASKED_AHEAD
-from pipelines.flight_delay.events import KEYS
+from pipelines.flight_delay.events import ASKED_AHEAD, KEYS
 from slipway.environment import Environment
 from slipway.files import write_atomically
 
