@@ -12,7 +12,8 @@ from slipway.environment import Environment
 from slipway.errors import InvalidInput, Problem
 from slipway.files import write_atomically
 from slipway.settings import REPOSITORY
-from slipway.targets.local.processes import Process, list_processes, shared_environment
+from slipway.targets.local import processes
+from slipway.targets.local.processes import Process
 
 _LIFELINE = Path(__file__).with_name("lifeline.py")
 
@@ -40,11 +41,11 @@ def render_configuration(environment: Environment) -> str:
             "logfile_backups": settings.log_files, "pidfile": state.run / "supervisord.pid", "umask": "077",
             "identifier": f"slipway-{environment.settings.name}", "directory": REPOSITORY, "nocleanup": "true",
             "strip_ansi": "true", "minfds": 1024, "minprocs": 64,
-            "environment": _assignments(shared_environment(environment)),
+            "environment": _assignments(processes.shared_environment(environment)),
         }),
         _section("rpcinterface:supervisor",
                  {"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"}),
-        *(render_program(environment, process) for process in list_processes(environment)),
+        *(render_program(environment, process) for process in processes.list_processes(environment)),
         _section("include", {"files": state.run / "conf.d" / "*.conf"}),
     ]  # fmt: skip
     return "\n".join(sections)

@@ -16,10 +16,11 @@ from slipway.endpoints import ray_token_file
 from slipway.environment import Environment
 from slipway.errors import Conflict, NotReady, SlipwayError
 from slipway.files import write_atomically
+from slipway.targets.local import processes
 from slipway.targets.local.configuration import configuration_file, render_configuration, write_configuration
 from slipway.targets.local.leftovers import end_leftovers
 from slipway.targets.local.ports import keep_ports
-from slipway.targets.local.processes import Process, list_processes
+from slipway.targets.local.processes import Process
 from slipway.targets.local.readiness import Report, read_readiness, wait_until_ready
 from slipway.targets.local.revisions import list_revision_processes, renew_revisions
 from slipway.targets.local.supervision import Supervisor, launch
@@ -87,7 +88,9 @@ def down(environment: Environment, *, say: Say) -> bool:
 
 def all_processes(environment: Environment) -> list[Process]:
     """The platform's own and the revisions', in the order of starting."""
-    return sorted([*list_processes(environment), *list_revision_processes(environment)], key=lambda item: item.order)
+    return sorted(
+        [*processes.list_processes(environment), *list_revision_processes(environment)], key=lambda item: item.order
+    )
 
 
 @contextmanager
@@ -142,17 +145,17 @@ def _complete(environment: Environment, say: Say, report: Report) -> bool:
     """The platform runs: start what was stopped or given up, and wait until all is ready."""
     if render_configuration(environment) != configuration_file(environment).read_text():
         say("the settings have changed since the start: `slipway down`, then `slipway up` applies them")
-    processes, supervisor = all_processes(environment), Supervisor(environment)
+    wanted, supervisor = all_processes(environment), Supervisor(environment)
     statuses = supervisor.read_statuses()
-    if all(read_readiness(processes, statuses).values()):
+    if all(read_readiness(wanted, statuses).values()):
         return False
-    for process in processes:
+    for process in wanted:
         if process.name not in statuses:
             supervisor.add(process.name)
         elif not statuses[process.name].is_alive:
             say(f"starting {process.name} again: it was {statuses[process.name].state}")
             supervisor.start(process.name)
-    wait_until_ready(environment, processes, report=report)
+    wait_until_ready(environment, wanted, report=report)
     return True
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from slipway.environment import Environment
 from slipway.files import write_atomically
+from slipway.targets.local import processes
 from slipway.targets.local.configuration import render_program, revision_file
-from slipway.targets.local.processes import Process, revision_process
+from slipway.targets.local.processes import Process
 
 
 def list_revisions(environment: Environment) -> list[tuple[str, int]]:
@@ -36,7 +37,7 @@ def list_released(environment: Environment) -> list[tuple[str, int]]:
 
 def list_revision_processes(environment: Environment) -> list[Process]:
     """The processes of `list_revisions`."""
-    return [revision_process(environment, model, version) for model, version in list_revisions(environment)]
+    return [processes.revision_process(environment, model, version) for model, version in list_revisions(environment)]
 
 
 def write_revision(environment: Environment, process: Process) -> None:
@@ -49,4 +50,4 @@ def write_revision(environment: Environment, process: Process) -> None:
 def renew_revisions(environment: Environment) -> None:
     """Write the files of all revisions that should run, with the settings in force now."""
     for model, version in sorted({*list_revisions(environment), *list_released(environment)}):
-        write_revision(environment, revision_process(environment, model, version))
+        write_revision(environment, processes.revision_process(environment, model, version))

@@ -30,7 +30,9 @@ class _Transport(xmlrpc.client.Transport):
         self._path, self._timeout = path, timeout
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return UnixConnection(self._path, self._timeout)
+        connection = UnixConnection(self._path, self._timeout)
+        self._connection = host, connection  # what the base class closes
+        return connection
 
 
 @dataclass(frozen=True)
