@@ -99,7 +99,7 @@ def judge(
         checks.append(_at_most("calibration_error", error, gate.floors.calibration_error))
     else:
         before = statistics.calibration_error(labels, old) if len(scores) else None
-        checks += [_rule(contract, difference), *_check_slices(slices, gate.slice_drop)]
+        checks += [_rule(contract, difference), *_check_slices(contract, slices)]
         # Where the world has moved, the floor may be out of reach for everyone: then not worse than the champion.
         checks.append(_at_most("calibration_error", error, max(gate.floors.calibration_error, before or 0.0)))
         checks.append(_at_most("latency_ratio", latency_ratio, gate.latency_ratio))
@@ -174,16 +174,18 @@ def _check_size(size: int, limit: int) -> Check:
     return Check("bytes", size, limit, 0 < size <= limit, f"{size} bytes, at most {limit} are allowed")
 
 
-def _check_slices(slices: list[dict[str, Any]], drop: float) -> list[Check]:
-    """A slice fails when it lost more than `drop` and its interval says that it lost at all."""
+def _check_slices(contract: Contract, slices: list[dict[str, Any]]) -> list[Check]:
+    """A slice of the contract fails when it lost more than slice_drop and its interval says that it lost at all."""
+    limit = -contract.gate.slice_drop
     checks = []
     for row in slices:
         difference = row.get("difference")
-        if difference:
-            failed = difference["estimate"] < -drop and difference["high"] < 0
+        if difference and row["slice"] in contract.gate.slices:
+            failed = difference["estimate"] < limit and difference["high"] < 0
             said = f"auc differs by {difference['estimate']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
-            name = f"slice.{row['slice']}={row['value']}"
-            checks.append(Check(name, difference["estimate"], -drop, not failed, said))
+            checks.append(
+                Check(f"slice.{row['slice']}={row['value']}", difference["estimate"], limit, not failed, said)
+            )
     return checks
 
 
