@@ -22,7 +22,7 @@ LIKE_PIP = index="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$$($(BIN)/python -m pip 
 	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
 	if [ -n "$${PIP_EXTRA_INDEX_URL:-}" ]; then export UV_INDEX="$${UV_INDEX:-$$PIP_EXTRA_INDEX_URL}"; fi; \
 	if [ -n "$${PIP_CERT:-}" ]; then export SSL_CERT_FILE="$${SSL_CERT_FILE:-$$PIP_CERT}"; fi; \
-	export UV_NO_CONFIG=$${UV_NO_CONFIG:-} VIRTUAL_ENV="$(CURDIR)/$(VENV)" UV_LINK_MODE=$${UV_LINK_MODE:-copy};
+	export VIRTUAL_ENV="$(CURDIR)/$(VENV)" UV_LINK_MODE="$${UV_LINK_MODE:-copy}";
 
 ##@ The platform
 

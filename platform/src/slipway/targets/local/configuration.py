@@ -15,6 +15,7 @@ from slipway.settings import REPOSITORY
 from slipway.targets.local import processes
 from slipway.targets.local.processes import Process
 
+_UNSPEAKABLE = ('"', "\n", "%", " ;", " #")
 _LIFELINE = Path(__file__).with_name("lifeline.py")
 
 
@@ -46,7 +47,8 @@ def render_configuration(environment: Environment) -> str:
         _section("rpcinterface:supervisor",
                  {"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"}),
         *(render_program(environment, process) for process in processes.list_processes(environment)),
-        _section("include", {"files": state.run / "conf.d" / "*.conf"}),
+        # Relative to this file: a space in an absolute path would end the pattern.
+        _section("include", {"files": "conf.d/*.conf"}),
     ]  # fmt: skip
     return "\n".join(sections)
 
@@ -70,27 +72,27 @@ def _section(name: str, values: Mapping[str, object]) -> str:
     for key, value in values.items():
         text = str(value)
         if key != "environment":
-            text = _escape(text)
+            text = _check(text)
         if text:
             lines.append(f"{key} = {text}")
     return "\n".join(lines) + "\n"
 
 
-def _escape(text: str) -> str:
-    """supervisord's file format has no way to write these: it would start something else, or nothing."""
-    if "\n" in text or '"' in text or " ;" in text or " #" in text:
+def _check(text: str) -> str:
+    """Text as it is. Raises InvalidInput for what supervisord's file format cannot hold: it would misread it."""
+    if any(part in text for part in _UNSPEAKABLE):
         raise InvalidInput(
             Problem(
                 repr(text),
-                "holds a quote, a line break, ` ;` or ` #`",
+                "holds a quote, a line break, `%`, ` ;` or ` #`",
                 "move the repository or state_dir to a folder without such characters",
             )
         )
-    return text.replace("%", "%%")
+    return text
 
 
 def _assignments(variables: Mapping[str, str]) -> str:
-    return ",".join(f'{name}="{_escape(value)}"' for name, value in variables.items())
+    return ",".join(f'{name}="{_check(value)}"' for name, value in variables.items())
 
 
 def write_configuration(environment: Environment) -> None:
