@@ -56,9 +56,11 @@ def frames() -> dict[str, pd.DataFrame]:
 
 
 def _weather(moment: datetime, temp: float, origin: str = "JFK") -> pd.DataFrame:
-    row = {name: 1.0 for name in WEATHER.columns} | {"origin": origin, "temp": temp, "event_timestamp": moment}
+    row = dict.fromkeys(WEATHER.columns, 1.0) | {"origin": origin, "temp": temp, "event_timestamp": moment}
     frame = pd.DataFrame([row])
-    return frame.assign(event_timestamp=pd.to_datetime(frame["event_timestamp"], utc=True).astype("datetime64[us, UTC]"))
+    return frame.assign(
+        event_timestamp=pd.to_datetime(frame["event_timestamp"], utc=True).astype("datetime64[us, UTC]")
+    )
 
 
 def _temp(store: Any, origin: str = "JFK") -> float | None:
@@ -100,7 +102,9 @@ def test_offline_and_online_features_are_equal_for_a_thousand_flights(
     assert online.notna().mean().min() > 0.5
 
     # The training rows are joined at the very moment of asking, up to a tick later: the values are the same.
-    exact = history.join(environment, SERVICE, entities.assign(event_timestamp=asked_at.loc[entities.index]), store=store)
+    exact = history.join(
+        environment, SERVICE, entities.assign(event_timestamp=asked_at.loc[entities.index]), store=store
+    )
     pd.testing.assert_frame_equal(exact[online.columns], online, check_exact=True)
 
     in_memory = join_frames(SERVICES[SERVICE], entities, frames)
