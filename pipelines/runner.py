@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ from slipway.registry import Registry
 _POLL = 0.25
 _BEYOND_DEADLINE = 1800.0
 """Seconds that a run may take beside its training job."""
-_PAUSE = 5.0
-"""Seconds before another attempt, times the number of the attempt."""
+GRAPH = (sys.executable, "-m", "pipelines.graph")
+"""Command that runs the graph; it is given the run's folder."""
 
 Line = dict[str, Any]
 _log = logs.get_logger(__name__)
@@ -44,11 +44,25 @@ _log = logs.get_logger(__name__)
 class Runner:
     """One environment's runner. There must be no second one: a run that is found running counts as left behind."""
 
-    def __init__(self, environment: Environment, *, stopping: Callable[[], bool], beat: Callable[[], None]) -> None:
-        """`stopping` says when to give up the present run; `beat` is called at least every second."""
+    def __init__(
+        self,
+        environment: Environment,
+        *,
+        stopping: Callable[[], bool],
+        beat: Callable[[], None],
+        graph: Sequence[str] = GRAPH,
+        warm: bool = True,
+        pause: float = 5.0,
+    ) -> None:
+        """`stopping` says when to give up the present run; `beat` is called at least every second.
+
+        `warm` keeps a step server; without it each step imports what it needs. `pause` is the time in seconds before
+        another attempt, times the number of the attempt.
+        """
         self._environment = environment
         self._ledger = open_ledger(environment)
         self._stopping, self._beat = stopping, beat
+        self._graph, self._warm, self._pause = graph, warm, pause
         self._server: subprocess.Popen[bytes] | None = None
 
     def turn(self) -> bool:
@@ -70,7 +84,7 @@ class Runner:
         outcome = _outcome_of(lines, round(time.monotonic() - begun, 1))
         if outcome["outcome"] == "again" and attempt < MOST_ATTEMPTS:
             log.warning("run_waits_for_another_attempt", message=outcome["message"])
-            self._wait(_PAUSE * attempt)
+            self._wait(self._pause * attempt)
             return True
         self._finish(run, outcome)
         log.info("run_ended", outcome=outcome["outcome"], message=outcome["message"], seconds=outcome["seconds"])
@@ -172,15 +186,12 @@ class Runner:
         return lines
 
     def _start_graph(self, folder: Path, progress: Path) -> subprocess.Popen[bytes]:
-        variables = {
-            **os.environ,
-            VARIABLE: str(self._environment.file.resolve()),
-            SERVER: str(self._ensure_server()),
-            PROGRESS: str(progress),
-        }
+        variables = {**os.environ, VARIABLE: str(self._environment.file.resolve()), PROGRESS: str(progress)}
+        if self._warm:
+            variables[SERVER] = str(self._ensure_server())
         with (folder / "graph.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "pipelines.graph", str(folder)],
+                [*self._graph, str(folder)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=variables, start_new_session=True,
             )  # fmt: skip
 
