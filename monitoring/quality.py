@@ -1,4 +1,4 @@
-"""Data quality of the requests and features that the champion saw: what is missing, unheard of, doubled or gone.
+"""Data quality of the requests and features that the champion saw: what is missing, unheard of or gone.
 
 Warns, by limits that are absolute, so that a slow change cannot move them along with itself.
 """
@@ -23,6 +23,8 @@ FALLBACKS = 0.01
 """Share of rows in which at least one view fell back to its defaults, above that of missing values in training."""
 UNHEARD_OF = 0.05
 """Share of values of a category that stand nowhere in the training sample."""
+MOST_GAPS = 0.001
+"""Rows that a server numbered and that are not there (lost, or repeated under one id), as a share of those that are."""
 VOLUME = 0.5
 """Rows, as a share of the median of the earlier windows of the same length."""
 
@@ -54,9 +56,9 @@ def inspect(
         for name, share in unheard.items()
         if share > UNHEARD_OF
     ]
-    doubled = int(current["id"].duplicated().sum())
-    if doubled:
-        warnings.append(f"{doubled} prediction ids stand twice")
+    gaps = _count_gaps(current)
+    if gaps > MOST_GAPS * len(current):
+        warnings.append(f"{gaps} rows that a server numbered are not in the log")
     usual = sorted(earlier_rows)[len(earlier_rows) // 2] if earlier_rows else None
     if usual and len(current) < VOLUME * usual:
         warnings.append(f"{len(current)} rows, where {usual} are usual")
@@ -67,7 +69,7 @@ def inspect(
         "missing_in_training": {name: share for name, share in expected.items() if share > 0},
         "fallbacks": fallbacks,
         "unheard_of": unheard,
-        "doubled_ids": doubled,
+        "gaps": gaps,
         "warnings": warnings,
     }
     metric = sum(missing.values()) / len(missing) if missing else 0.0
@@ -93,6 +95,14 @@ def _count(
             numerical=numerical,
             categorical=[name for name in columns if name not in numerical],
         )
+
+
+def _count_gaps(current: pd.DataFrame) -> int:
+    """Numbers missing between the first and the last row of each start of a server."""
+    if "sequence" not in current:
+        return 0
+    numbers = current.groupby("server")["sequence"].agg(["min", "max", "nunique"])
+    return int((numbers["max"] - numbers["min"] + 1 - numbers["nunique"]).sum())
 
 
 def _share_unheard_of(current: pd.DataFrame, reference: pd.DataFrame | None, contract: Contract) -> dict[str, float]:
