@@ -156,6 +156,7 @@ def _check_invariants(ledger: Ledger, target: FileTarget) -> None:
 
 
 def check_end(story: Story, ledger: Ledger) -> None:
+    assert story.target.violations == []
     assert release_of(ledger) == (2, 1, 2)
     assert story.target.read_traffic(MODEL) == Traffic(champion=2, previous=1)
     assert story.target.list_revisions(MODEL) == {1: True, 2: True}

@@ -118,7 +118,7 @@ class FileTarget:
         with self._change() as world:
             routed = world["traffic"] or {}
             if version in (routed.get("champion"), routed.get("challenger")):
-                raise AssertionError(f"version {version} was removed while it answers")
+                world["violations"].append(f"version {version} was removed while it answers")
             world["revisions"].pop(str(version), None)
 
     def list_revisions(self, model: str) -> dict[int, bool]:
@@ -126,10 +126,11 @@ class FileTarget:
 
     def set_traffic(self, model: str, traffic: Traffic) -> None:
         with self._change() as world:
-            if not world["revisions"].get(str(traffic.champion)) and not world["gateway_down"]:
-                raise AssertionError(f"routed to version {traffic.champion}, which does not run")
             if world["gateway_down"]:
                 raise NotReady("the gateway is away")
+            for version in (traffic.champion, traffic.challenger):
+                if version is not None and not world["revisions"].get(str(version)):
+                    world["violations"].append(f"routed to version {version}, which does not run")
             world["traffic"] = asdict(traffic)
             world["history"].append([traffic.champion, traffic.challenger, traffic.percent])
 
@@ -162,13 +163,19 @@ class FileTarget:
         history: list[list[int | None]] = self._read()["history"]
         return history
 
+    @property
+    def violations(self) -> list[str]:
+        """What the controller asked for and never should."""
+        violations: list[str] = self._read()["violations"]
+        return violations
+
     def _read(self) -> dict[str, Any]:
         try:
             world: dict[str, Any] = json.loads(self.file.read_text())
         except FileNotFoundError:
             return {
                 "revisions": {}, "traffic": None, "history": [], "answers": {}, "broken": [],
-                "gateway_down": False, "metrics_gone": False,
+                "gateway_down": False, "metrics_gone": False, "violations": [],
             }  # fmt: skip
         return world
 

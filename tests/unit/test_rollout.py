@@ -91,6 +91,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     # The registry's mirror is best effort and not part of these tests.
     monkeypatch.setattr(loop._outreach, "mirror", lambda _: None)
     yield world
+    assert target.violations == []
     ledger.close()
 
 

@@ -14,6 +14,7 @@ from slipway.logs import get_logger
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 THREADS = 4
+_Clock = Callable[[], float]
 
 
 @dataclass
@@ -26,8 +27,16 @@ class _Failure:
 class Background:
     """Threads of the controller; they end with it, and what they did not finish is done again."""
 
-    def __init__(self, executor: Executor | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        executor: Executor | None = None,
+        *,
+        on_done: Callable[[], None] = lambda: None,
+        clock: _Clock = time.monotonic,
+    ) -> None:
+        """`on_done` is called, from any thread, when a piece of work has ended."""
         self._executor = executor or ThreadPoolExecutor(THREADS, thread_name_prefix="controller")
+        self._on_done = on_done
         self._clock = clock
         self._running: dict[Hashable, Future[object]] = {}
         self._failures: dict[Hashable, _Failure] = {}
@@ -40,6 +49,7 @@ class Background:
             return False
         if key not in self._running:
             self._running[key] = self._executor.submit(work)
+            self._running[key].add_done_callback(lambda _: self._on_done())
         return True
 
     def is_running(self, key: Hashable) -> bool:

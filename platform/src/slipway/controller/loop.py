@@ -24,10 +24,13 @@ from slipway.logs import get_logger
 from slipway.retention import Retention
 from slipway.targets import Target
 
-POLL_SECONDS = 0.15
+POLL_SECONDS = 0.05
 """How often the cheap signs of change are read: the ledger's change number and the clock."""
 PASS_SECONDS = 2.0
 """Longest time without a pass: what happens outside the ledger (a restarted gateway, a lost server) is seen then."""
+REST, LONGEST_REST = 2.0, 0.5
+"""Rest after a pass, in times of its own length, and its limit in seconds: while a replay moves the clock on and on,
+passes take a third of a core at most."""
 LEASE_SECONDS = 30
 """Longest wait for another controller to go."""
 MOST_MOVES = 20
@@ -51,7 +54,8 @@ class Loop:
         self._ledger = ledger
         self._target = target
         self._contracts = contracts
-        self._background = Background(executor)
+        self._woken = Event()
+        self._background = Background(executor, on_done=self._woken.set)
         self._revisions = Revisions(target, self._background)
         self._advance = Advance()
         self._outreach = Outreach(environment, ledger, self._background)
@@ -75,13 +79,20 @@ class Loop:
 
     def _turn_until(self, stop: Event, on_turn: Callable[[], None]) -> None:
         signs: tuple[int | None, datetime | None] | None = None
-        passed = -PASS_SECONDS
+        passed = rested = float("-inf")
         while not stop.is_set():
             on_turn()
-            now = self._read_signs()
-            if now != signs or time.monotonic() - passed >= PASS_SECONDS:
-                signs, passed = now, time.monotonic()
-                self.turn()
+            begun, now = time.monotonic(), self._read_signs()
+            is_due = now != signs or self._woken.is_set() or begun >= passed + PASS_SECONDS
+            if is_due and begun >= rested:
+                self._woken.clear()
+                signs, passed = now, begun
+                try:
+                    self.turn()
+                except SlipwayError as error:
+                    self._say("ledger", str(error))
+                ended = time.monotonic()
+                rested = ended + min(REST * (ended - begun), LONGEST_REST)
             stop.wait(POLL_SECONDS)
 
     def turn(self) -> bool:

@@ -35,7 +35,7 @@ def reconcile(world: World) -> bool:
     removed = world.revisions.remove_others(
         world.model, [*wanted, *(version for version in pointed_at if version is not None)]
     )
-    return changed or bool(removed)
+    return changed or removed
 
 
 def _can_be_routed(traffic: Traffic, routed: Traffic | None, ready: list[int]) -> bool:

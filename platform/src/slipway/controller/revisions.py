@@ -1,6 +1,8 @@
-"""Servers: started in the background, removed when nothing points at them any more."""
+"""Servers: started and removed in the background, one thing at a time for each."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from slipway.controller.background import Background
 from slipway.failpoints import failpoint
@@ -27,24 +29,26 @@ class Revisions:
         if self._seen[model].get(version):
             self._background.forget(key)
             return True
-        self._background.start(key, lambda: self._start(model, version))
+        self._background.start(key, partial(self._start, model, version))
         return False
 
     def failures(self, model: str, version: int) -> tuple[int, Exception | None]:
         """How often in a row it did not become ready, and why not the last time."""
         return self._background.failures(("revision", model, version))
 
-    def remove_others(self, model: str, wanted: list[int]) -> list[int]:
-        """Drain and stop every server that is not wanted; which these were."""
-        removed = []
+    def remove_others(self, model: str, wanted: list[int]) -> bool:
+        """Drain and stop every server that is not wanted; whether that had to be begun for one."""
+        begun = False
         for version in sorted(self._seen[model]):
-            if version in wanted or self._background.is_running(("revision", model, version)):
-                continue
-            failpoint("revision.before_removal")
-            self._target.remove_revision(model, version)
-            failpoint("revision.after_removal")
-            removed.append(version)
-        return removed
+            key = ("revision", model, version)
+            if version not in wanted and not self._background.is_running(key):
+                begun |= self._background.start(key, partial(self._remove, model, version))
+        return begun
+
+    def _remove(self, model: str, version: int) -> None:
+        failpoint("revision.before_removal")
+        self._target.remove_revision(model, version)
+        failpoint("revision.after_removal")
 
     def _start(self, model: str, version: int) -> None:
         failpoint("rollout.starting.before_revision")
