@@ -103,13 +103,18 @@ class Reports:
         from evidently.sdk.models import ProjectModel
         from evidently.ui.workspace import Workspace
 
-        self._drafts.mkdir(parents=True, exist_ok=True)
-        workspace = Workspace(str(self.folder))
-        if workspace.get_project(project) is None:
-            # The page reads this folder as soon as the project is there.
-            (self.folder / str(project) / "snapshots").mkdir(parents=True, exist_ok=True)
+        target, draft = self.folder / str(project), self._drafts / str(project)
+        if not (target / "metadata.json").exists():
+            self._drafts.mkdir(parents=True, exist_ok=True)
+            workspace = Workspace(str(self._drafts))
             workspace.add_project(ProjectModel(id=project, name=model, description=f"Monitors of {model}"))
             workspace.save_dashboard(project, _dashboard())
+            # The page reads this folder as soon as the project is there, and never again after it has read half a file.
+            (target / "snapshots").mkdir(parents=True, exist_ok=True)
+            for name in ("dashboard.json", "metadata.json"):
+                (target / name).unlink(missing_ok=True)
+                os.link(draft / name, target / name)
+                (draft / name).unlink()
         self._known.add(model)
         return project
 
