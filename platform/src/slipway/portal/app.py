@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -74,7 +75,7 @@ class Portal:
             page = pages.render("login.html", tried=bool(code), portal=self._address(request, "portal"))
             return HTMLResponse(page, 403 if code else 200)
         value, session = spent
-        answer = RedirectResponse("/", 303)
+        answer = RedirectResponse(_own_path(request), 303)
         answer.set_cookie(
             authorization.cookie_name(self.environment),
             value,
@@ -104,7 +105,8 @@ class Portal:
         code = await run_in_threadpool(
             lambda: sessions.issue_code(self.environment, session.role, door, parent=session)
         )
-        return RedirectResponse(f"{self._address(request, door)}/.slipway/login?code={code}", 303)
+        address = f"{self._address(request, door)}/.slipway/login?code={code}&next={_own_path(request)}"
+        return RedirectResponse(address, 303)
 
     def _session(self, request: Request) -> sessions.Session | None:
         return authorization.session_of(self.environment, request.headers.get("cookie", ""), "portal")
@@ -176,6 +178,12 @@ class Portal:
             page = pages.render("mistake.html", status=status, message=message)
             return HTMLResponse(page, status)
         return JSONResponse({"error": message, **({"problems": problems} if problems else {})}, status)
+
+
+def _own_path(request: Request) -> str:
+    """Where to go after a login: `next` when it is a plain path of this host, never another host."""
+    wanted = request.query_params.get("next", "/")
+    return wanted if re.fullmatch(r"(/[A-Za-z0-9_-]+)+|/", wanted) else "/"
 
 
 def create_app(environment: Environment) -> Starlette:

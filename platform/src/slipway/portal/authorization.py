@@ -36,7 +36,7 @@ class Asked:
     @property
     def wants_page(self) -> bool:
         """Whether a person is looking at what comes back."""
-        return self.method == "GET" and "text/html" in self.headers.get("accept", "")
+        return "text/html" in self.headers.get("accept", "")
 
 
 @dataclass(frozen=True)

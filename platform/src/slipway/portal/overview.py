@@ -5,6 +5,7 @@ Plain data without markup. A part that does not answer leaves its numbers out; t
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,8 @@ from slipway.targets.local.traffic import count_answers, read_traffic
 
 KINDS = ("performance", "drift", "quality", "skew", "freshness")
 _CHART_WINDOWS = 24
+_PROJECTS = uuid.uuid5(uuid.NAMESPACE_DNS, "reports.slipway")
+"""Evidently's project of a model is named by this and the model's name."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Finding:
     reason: str
     """Why this verdict, in a sentence."""
     report: str
-    """Identifier in the Evidently workspace; empty when there is none."""
+    """Path of the report on Evidently's host; empty when there is none."""
 
 
 @dataclass(frozen=True)
@@ -226,8 +229,12 @@ def _version(row: VersionRow) -> Version:
 def _finding(row: MonitorRow) -> Finding:
     return Finding(
         row.kind, row.verdict, row.metric, row.version, row.window_start, row.window_end,
-        str(row.numbers.get("reason", "")), row.report,
+        str(row.numbers.get("reason", "")), _report_path(row),
     )  # fmt: skip
+
+
+def _report_path(row: MonitorRow) -> str:
+    return f"/projects/{uuid.uuid5(_PROJECTS, row.model)}/reports/{row.report}" if row.report else ""
 
 
 def _run(row: RunRow) -> Run:
