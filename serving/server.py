@@ -22,6 +22,8 @@ from slipway.unix_sockets import bind_socket
 
 LINGER = 0.5
 """Seconds between the wish to stop and the end of listening; each answer in between lets its connection go."""
+LAST = 0.3
+"""Seconds between the end of listening and the end of serving: connections that were made before get their answer."""
 GRACE = 10
 """Seconds that requests in flight get then."""
 
@@ -51,26 +53,28 @@ class RevisionServer(ModelServer):  # type: ignore[misc] # KServe ships no types
             timeout_graceful_shutdown=GRACE,
         )
         listener = bind_socket(self._socket)
-        inode = self._socket.stat().st_ino
         try:
-            _DrainingServer(config, application).run(sockets=[listener])
+            _DrainingServer(config, application, self._socket).run(sockets=[listener])
         finally:
-            # Not the socket of a successor that took our place.
-            if self._socket.exists() and self._socket.stat().st_ino == inode:
-                self._socket.unlink(missing_ok=True)
+            self._socket.unlink(missing_ok=True)
 
 
 class _DrainingServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, application: Application) -> None:
+    def __init__(self, config: uvicorn.Config, application: Application, socket: Path) -> None:
         super().__init__(config)
         self._application = application
+        self._socket = socket
         self._stop_at = float("inf")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First wish: no longer ready, and stop listening after LINGER. A second one stops at once."""
+        """First wish: no longer ready, and stop after LINGER. A second one stops at once."""
         self._stop_at = monotonic() if self._application.draining else monotonic() + LINGER
         self._application.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to stop listening."""
+        """Ten times a second: whether to end. Closing the listener would cut connections that wait to be accepted, so
+        its name goes first, and nobody can connect any more."""
+        if monotonic() >= self._stop_at and self._socket.exists():
+            self._socket.unlink()
+            self._stop_at = monotonic() + LAST
         return await super().on_tick(counter) or monotonic() >= self._stop_at
