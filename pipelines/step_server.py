@@ -40,7 +40,7 @@ def serve(path: Path) -> None:
     """Answer requests one after the other, as steps come, until idle for too long."""
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
-        before = os.umask(0o077)
+        before = os.umask(0o177)
         listener.bind(str(path))
         os.umask(before)
         listener.listen(8)

@@ -26,8 +26,8 @@ def facts(task: Task) -> Values:
         "label": contract.label.model_dump(mode="json"),
         "window": contract.training.window,
         "judged": contract.gate.model_dump(mode="json")["window"],
-        "seed": contract.training.seed,
-        "variations": {name: task.run.options.get(name) for name in ("corrupt", "shuffle_labels")},
+        "corrupt": task.run.options.get("corrupt"),
+        "shuffled_by": contract.training.seed if task.run.options.get("shuffle_labels") else None,
         "published": [_listing_of(state.events), _listing_of(state.features / "offline")],
     }
 
