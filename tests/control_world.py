@@ -53,7 +53,7 @@ def make_contract(**changes: Any) -> Contract:
 def make_environment(folder: Path) -> Environment:
     """An environment whose clock stands at START."""
     environment = Environment(folder / "test.toml", Settings(name="test", state_dir=folder / "state"))
-    environment.state.prepare()
+    environment.state.run.mkdir(parents=True, mode=0o700)
     set_clock(environment, START)
     return environment
 

@@ -65,6 +65,7 @@ def wanted_revisions(session: Session, model: str) -> list[int]:
 @contextmanager
 def traffic_lock(environment: Environment, model: str) -> Iterator[None]:
     """One router at a time for each model; released by the kernel when its holder dies. Raises NotReady."""
+    environment.state.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(environment.state.run / f"traffic-{model}.lock", timeout=LOCK_SECONDS, mode=0o600)
     try:
         with lock:

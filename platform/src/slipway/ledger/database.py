@@ -88,7 +88,7 @@ def open_ledger(environment: Environment) -> Ledger:
     """
     from slipway.ledger.migration import migrate
 
-    environment.state.prepare()
+    environment.state.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     ledger = Ledger(environment.state.ledger_url)
     if ledger.file is not None and not ledger.file.exists():
         # Created private: SQLite gives its side files the mode of the database.
