@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import time
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from slipway.endpoints import ray_token_file
 from slipway.environment import Environment
-from slipway.errors import Conflict, NotReady, SlipwayError
+from slipway.errors import Conflict, InvalidInput, NotReady, Problem, SlipwayError
 from slipway.files import write_atomically
 from slipway.targets.local import processes
 from slipway.targets.local.configuration import configuration_file, render_configuration, write_configuration
@@ -35,6 +36,7 @@ class Step:
 
 
 STARTING = (
+    Step("files that the settings name", lambda environment: check_files(environment)),
     Step("folders", lambda environment: environment.state.prepare()),
     Step("leftovers of a killed platform", end_leftovers),
     Step("free ports", keep_ports),
@@ -107,6 +109,19 @@ def _alone(environment: Environment) -> Iterator[None]:
 
 
 # -- steps of starting ------------------------------------------------------------------------------------------------
+
+
+def check_files(environment: Environment) -> None:
+    """Raises InvalidInput for every file that the settings name and that cannot be read."""
+    gateway = environment.settings.gateway
+    named = {"gateway.tls_certificate": gateway.tls_certificate, "gateway.tls_key": gateway.tls_key}
+    problems = [
+        Problem(key, f"{path} is no file that can be read", "name a PEM file of this user")
+        for key, path in named.items()
+        if path and not os.access(path, os.R_OK)
+    ]
+    if problems:
+        raise InvalidInput(problems)
 
 
 def make_secrets(environment: Environment) -> None:
