@@ -7,17 +7,23 @@ import collections
 import json
 import os
 import re
+import signal
+import ssl
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from slipway import sessions, tokens
 from slipway.endpoints import gateway_url, ray_token_file, registry_url, revision_socket, socket_of
@@ -612,6 +618,55 @@ def test_a_killed_envoy_comes_back_with_the_traffic_that_was_in_force(platform: 
     assert before is not None
     assert after is not None
     assert after > before
+
+
+def test_a_hanging_versions_share_is_answered_by_another_and_counted_against_it(platform: Platform) -> None:
+    platform.start_version("iota", 1, 2)
+    traffic.set_traffic(platform.environment, "iota", Traffic(1, None, 0, 2))
+    platform.processes["iota-1"].send_signal(signal.SIGSTOP)
+    try:
+        answer = platform.ask("/v1/models/iota:predict", "POST", headers=platform.bearer("predict"))
+        assert (answer.status_code, answer.headers["x-test-server"]) == (200, "iota-2")
+        assert traffic.count_answers(platform.environment, "iota")[1].errors == 1
+    finally:
+        platform.processes["iota-1"].send_signal(signal.SIGCONT)
+
+
+def test_with_a_certificate_the_gateway_speaks_tls_only(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path, "ml.example.org")
+    settings = tmp_path / "tls.toml"
+    paths = f'tls_certificate = "{certificate}"\ntls_key = "{key}"'
+    settings.write_text(f'name = "tls"\nstate_dir = "{tmp_path / "state"}"\n[gateway]\n{paths}\n')
+    environment = open_environment(str(settings))
+    environment.state.prepare()
+    keep_ports(environment)
+    found = Platform(environment, tmp_path)
+    try:
+        found.start_envoy()
+        address = gateway_url(environment)
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        trusted.check_hostname = False  # it is reached by its address
+        with httpx.Client(verify=trusted, base_url=address) as client:
+            for name, status in (("ml.example.org", 401), ("localhost", 401), ("evil.example", 421)):
+                assert client.post("/v1/models/m:predict", headers={"host": name}).status_code == status
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(address.replace("https", "http") + "/login")
+    finally:
+        found.kill("envoy")
+
+
+def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    private = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(subject, subject, private.public_key(), 1, now, now + timedelta(days=1))
+    names = x509.SubjectAlternativeName([x509.DNSName(name)])
+    signed = builder.add_extension(names, critical=False).sign(private, hashes.SHA256())
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    key.write_bytes(private.private_bytes(serialization.Encoding.PEM, *plain))
+    return certificate, key
 
 
 def test_draining_waits_for_requests_in_flight(platform: Platform) -> None:
