@@ -44,11 +44,6 @@ def ray_address(environment: Environment) -> str:
     return f"http://127.0.0.1:{read_ports(environment)['ray_dashboard']}"
 
 
-def ray_head(environment: Environment) -> str:
-    """`host:port` of the Ray head itself, what RAY_ADDRESS means inside a job."""
-    return f"127.0.0.1:{read_ports(environment)['ray']}"
-
-
 def ray_token_file(environment: Environment) -> Path:
     """The file that RAY_AUTH_TOKEN_PATH names."""
     return environment.state.secrets / "ray_token"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slipway.endpoints import ray_head, ray_token_file, revision_socket, socket_of
+from slipway.endpoints import ray_address, ray_token_file, revision_socket, socket_of
 from slipway.environment import VARIABLE, Environment
 from slipway.targets.local import envoy
 from slipway.targets.local.ports import read_ports
@@ -54,8 +54,11 @@ def list_processes(environment: Environment) -> list[Process]:
         return Http(path, socket=socket_of(environment, name))
 
     ray_dashboard = Http("/api/gcs_healthz", port=read_ports(environment)["ray_dashboard"])
-    # A run that is cut by a stop is taken up again, or repeated, at the next start.
-    runner_environment = {"RAY_ADDRESS": ray_head(environment), **limit_threads(environment.settings.ray.cpus)}
+    # This Ray and no other: RAY_ADDRESS from somebody's shell would win over the address that the client is given.
+    runner_environment = {
+        "RAY_API_SERVER_ADDRESS": ray_address(environment),
+        **limit_threads(environment.settings.ray.cpus),
+    }
     return [
         # Stores.
         Process("mlflow", _module("slipway.registry_server"), http("mlflow", "/health"), 10),
