@@ -22,6 +22,14 @@ from slipway.errors import NotReady, SlipwayError
 
 _POLL = 0.25
 _LOG_LINES = 15
+_COLOUR = r"(?:\x1b\[[0-9;]*m)*"
+_MARKS = re.compile(
+    rf"^{_COLOUR}\([^()]*pid=[^()]*\){_COLOUR} ?"
+    rf"|{_COLOUR} *\[repeated \d+x across cluster\].*$"
+    r"|\x1b\[[0-9;]*m"
+)
+"""What Ray writes around the lines of workers."""
+_ERROR = re.compile(r"(\w+\.)*\w*(Error|Exception)\b.*: \S")
 _ANSWER_LIMIT = 20.0
 """Seconds after which a Jobs API that keeps failing counts as gone."""
 
@@ -123,8 +131,10 @@ def _stop(client: Any, name: str) -> None:
 
 
 def _end_of_log(client: Any, name: str) -> str:
+    """The last error that the job's log names, or its last lines; without Ray's colours and prefixes."""
     try:
-        lines = str(client.get_job_logs(name)).strip().splitlines()
+        lines = [_MARKS.sub("", line) for line in str(client.get_job_logs(name)).strip().splitlines()]
     except (ConnectionError, RuntimeError, OSError) as error:
         return f"its log cannot be read: {error}"
-    return "\n".join(lines[-_LOG_LINES:]) or "its log is empty"
+    errors = [line for line in lines if _ERROR.match(line)]
+    return errors[-1] if errors else "\n".join(lines[-_LOG_LINES:]) or "its log is empty"

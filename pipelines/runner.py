@@ -17,8 +17,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from pipelines.execution import PROGRESS, SERVER
 from pipelines.task import Run
@@ -29,6 +33,7 @@ from slipway.environment import VARIABLE, Environment
 from slipway.errors import SlipwayError
 from slipway.ledger import alarms, events, open_ledger, releases, runs, versions
 from slipway.ledger.runs import MOST_ATTEMPTS
+from slipway.ledger.schema import RunRow
 from slipway.registry import Registry
 
 _POLL = 0.25
@@ -99,12 +104,17 @@ class Runner:
     # --- the ledger -----------------------------------------------------------------------------------------------
 
     def _claim(self) -> tuple[Run | None, int]:
+        with self._ledger.read() as session:
+            # Most turns find nothing, and must not take the ledger's write lock to find it.
+            open_runs = select(RunRow.id).where(RunRow.state.in_(("waiting", "running"))).limit(1)
+            if session.scalar(open_runs) is None:
+                return None, 0
         with self._ledger.transaction() as session:
-            given_up = {row.id for row in runs.list_all(session) if row.state == "running"}
+            left = session.scalars(select(RunRow).where(RunRow.state == "running")).all()
             row = runs.claim(session)
-            for ended in (runs.read(session, run_id) for run_id in given_up):
+            for ended in left:
                 if ended.state == "failed":
-                    _raise_alarm(session, ended.id, ended.model, str(ended.outcome.get("message")), ended.as_of)
+                    _raise_alarm(session, ended.id, ended.model, "failed", str(ended.outcome["message"]), ended.as_of)
             if row is None:
                 return None, 0
             release = releases.read(session, row.model)
@@ -144,8 +154,9 @@ class Runner:
                     outcome["message"] = "; ".join(reasons) or "this content was rolled back before"
             outcome["outcome"] = state
             runs.finish(session, run.id, state, version=version, outcome=outcome)
-            if state == "failed":
-                _raise_alarm(session, run.id, run.model, outcome["message"], run.as_of)
+            if state == "failed" or version is None:
+                # A version that the gate refused is everyday business; data that cannot be right are not.
+                _raise_alarm(session, run.id, run.model, state, outcome["message"], run.as_of)
         if not registered:
             self._log_end(run, outcome)
 
@@ -262,9 +273,15 @@ def _outcome_of(lines: list[Line], seconds: float) -> Line:
     return outcome
 
 
-def _raise_alarm(session: Any, run_id: int, model: str, message: str, as_of: Any) -> None:
-    text = f"run {run_id} failed: {message}"
-    alarms.raise_alarm(session, key=f"run-{run_id}-failed", model=model, kind="run_failed", message=text, as_of=as_of)
+def _raise_alarm(session: Session, run_id: int, model: str, end: str, message: str, as_of: datetime) -> None:
+    alarms.raise_alarm(
+        session,
+        key=f"run-{run_id}-{end}",
+        model=model,
+        kind=f"run_{end}",
+        message=f"run {run_id} {end}: {message}",
+        as_of=as_of,
+    )
 
 
 def _read_lines(progress: Path) -> list[Line]:

@@ -150,7 +150,7 @@ def test_bad_data_end_the_run_as_refused_with_every_problem(start: Start, ledger
     run = read(ledger, number)
     assert (run.state, run.step, run.version) == ("refused", "validate", None)
     assert run.outcome["problems"] == problems
-    assert list_alarms(ledger) == []
+    assert list_alarms(ledger) == [f"run {number} refused: two problems"]
 
 
 def test_a_failed_step_fails_the_run_and_raises_one_alarm(start: Start, ledger: Ledger) -> None:
