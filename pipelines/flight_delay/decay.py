@@ -105,7 +105,7 @@ class Study:
             never = np.asarray(first.predict(self.matrix.iloc[here]))
             interval = auc_interval(labels, never, days, draws=DRAWS)
             before = self.known_before(month)
-            named = {
+            named: dict[str, Any] = {
                 "month": pd.Timestamp(2013, month, 1).strftime("%b"),
                 "flights": len(here),
                 "late": float(labels.mean()),

@@ -151,7 +151,7 @@ BROKEN = {
     "null key": ("carrier", lambda s: s.assign(carrier=s["carrier"].where(s.index != 3))),
     "label of three": ("label", lambda s: s.assign(label=s["label"] * 3)),
     "twice": ("snapshot", lambda s: pd.concat([s, s.tail(5)], ignore_index=True)),
-    "thin day": ("scheduled_departure", lambda s: s[~s["scheduled_departure"].dt.day.isin([8, 9]) | (s["flight"] < 200)]),
+    "thin day": ("scheduled_departure", lambda s: s[(s["flight"] < 99) | (s["scheduled_departure"].dt.day < 8)]),
     "missing day": ("scheduled_departure", lambda s: s[~s["scheduled_departure"].dt.day.isin([8, 9])]),
     "stale": ("event_timestamp", lambda s: s[s["scheduled_departure"] < "2013-01-10"]),
     "empty": ("snapshot", lambda s: s.head(0)),

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
+
 from feature_repo.flights.views import TICK
 from pipelines.flight_delay.replay.barrier import LIMIT_SECONDS, Barrier
 from pipelines.flight_delay.replay.client import MODEL, Client
@@ -67,13 +69,21 @@ class Plan:
 class Player:
     """Plays a plan in an environment. After a crash the same plan goes on where it stopped."""
 
-    def __init__(self, environment: Environment, plan: Plan, said: Callable[[datetime, str], None]) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        plan: Plan,
+        said: Callable[[datetime, str], None],
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         found = plan.problems()
         if not isinstance(environment.clock, ReplayClock):
             found.append(Problem("clock.source", "is `utc`: a replay sets event time", 'clock.source = "replay"'))
         if found:
             raise InvalidInput(found)
         self._environment, self._plan, self._said = environment, plan, said
+        self._transport = transport
         self._folder = environment.state.events / "flights"
         self._failed = 0
 
@@ -105,7 +115,7 @@ class Player:
         book = Book(self._folder / "questions.db")
         barrier = Barrier(self._environment, limit=self._plan.barrier_limit)
         try:
-            async with Client(self._environment, book) as client:
+            async with Client(self._environment, book, transport=self._transport) as client:
                 for day in days(start, self._plan.end):
                     begun = time.monotonic()
                     questions = choose(flights, day, sample=self._plan.sample, key=key)

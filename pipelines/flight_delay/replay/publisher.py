@@ -30,6 +30,7 @@ class Publisher:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._flights, self._weather = read_flights(), read_weather()
+        self._outcomes = self._flights.sort_values("known_at", kind="stable")
         store = open_store(environment)
         self._online = [OnlinePublisher(store, view.name) for view in VIEWS]
         self._computed: dict[str, pd.DataFrame] = {}
@@ -67,9 +68,7 @@ class Publisher:
                 online.view.name: compute(online.view, self._flights, self._weather, *self._computed_span)
                 for online in self._online
             }
-        rows = self._computed[view]
-        low, high = rows["published"].searchsorted([pd.Timestamp(day), pd.Timestamp(day + DAY)])
-        return rows.iloc[low:high]
+        return _span(self._computed[view], "published", pd.Timestamp(day), pd.Timestamp(day + DAY))
 
     def _publish_events(self, start: datetime, end: datetime, name: str) -> None:
         self._publish_schedule(start, end, name)
@@ -77,13 +76,24 @@ class Publisher:
 
     def _publish_schedule(self, start: datetime, end: datetime, name: str) -> None:
         """Flights whose schedule becomes known in [start, end); at the beginning of the data, all until then."""
-        known = self._flights["scheduled_departure"] - events.PUBLISHED_AHEAD
-        since = known >= start if start > FIRST_DAY else True
-        events.publish_schedule(self._environment, self._flights[since & (known < end)], name=name)
+        first = pd.Timestamp(start if start > FIRST_DAY else datetime(1970, 1, 1, tzinfo=UTC))
+        rows = _span(
+            self._flights,
+            "scheduled_departure",
+            first + events.PUBLISHED_AHEAD,
+            pd.Timestamp(end) + events.PUBLISHED_AHEAD,
+        )
+        events.publish_schedule(self._environment, rows, name=name)
 
     def _publish_outcomes(self, start: datetime, end: datetime, name: str) -> None:
-        known = self._flights["known_at"]
-        events.publish_outcomes(self._environment, self._flights[(known >= start) & (known < end)], name=name)
+        rows = _span(self._outcomes, "known_at", pd.Timestamp(start), pd.Timestamp(end))
+        events.publish_outcomes(self._environment, rows, name=name)
+
+
+def _span(rows: pd.DataFrame, column: str, start: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
+    """Rows with `column` in [start, end); they are sorted by it."""
+    low, high = rows[column].searchsorted([start, end])
+    return rows.iloc[low:high]
 
 
 class Day:

@@ -63,12 +63,12 @@ def read_key(environment: Environment) -> bytes:
 def choose(flights: pd.DataFrame, day: datetime, *, sample: float, key: bytes) -> list[Question]:
     """The questions asked on `day` (UTC), by the moment they are asked; `sample` is the share of flights that ask.
 
-    A flight is in a larger sample whenever it is in a smaller one.
+    `flights` by scheduled departure. A flight is in a larger sample whenever it is in a smaller one.
     """
-    asked = flights["scheduled_departure"] - ASKED_AHEAD
-    today = flights[(asked >= day) & (asked < day + timedelta(days=1))]
+    first = pd.Timestamp(day) + ASKED_AHEAD
+    low, high = flights["scheduled_departure"].searchsorted([first, first + timedelta(days=1)])
     questions = []
-    for row in today.to_dict("records"):
+    for row in flights.iloc[low:high][[*REQUEST, "known_at", "late"]].to_dict("records"):
         moment: pd.Timestamp = row["scheduled_departure"]
         spelled = "|".join(str(row[name]) for name in KEYS[:-1]) + "|" + moment.isoformat()
         digest = hmac.new(key, spelled.encode(), hashlib.sha256).digest()
