@@ -244,3 +244,11 @@ def test_many_columns_are_corrected_for() -> None:
     assert _reject_by_holm({"alone": 0.0009}) == {"alone"}
     assert _reject_by_holm({**chance, "column0": 0.0009}) == set()
     assert _reject_by_holm({**chance, "moved": 1e-9}) == {"moved"}
+
+
+def test_rows_that_a_server_numbered_and_that_never_came_are_counted() -> None:
+    from monitoring.quality import _count_gaps
+
+    rows = pd.DataFrame({"server": ["a"] * 4 + ["b"] * 3, "sequence": [5, 6, 9, 10, 0, 1, 2]})
+    assert _count_gaps(rows) == 2
+    assert _count_gaps(rows.iloc[:0]) == 0
