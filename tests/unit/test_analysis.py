@@ -151,6 +151,14 @@ def test_quality_is_the_paired_difference_over_days(pairs: pd.DataFrame, verdict
     assert analysis.judge_quality(pairs, plan=PLAN).verdict == verdict
 
 
+def test_an_interval_on_both_sides_of_the_limit_is_inconclusive() -> None:
+    pairs = make_pairs(0.0, rows=300)
+    pairs["challenger"] = np.random.default_rng(5).normal(size=300) + pairs["label"]
+    finding = analysis.judge_quality(pairs, plan=PLAN)
+    assert finding.numbers["low"] < -PLAN.limits.auc_drop < finding.numbers["high"]
+    assert finding.verdict == "inconclusive"
+
+
 def test_missing_labels_are_counted_and_not_judged() -> None:
     pairs = make_pairs(0.3)
     pairs.loc[:99, "label"] = np.nan

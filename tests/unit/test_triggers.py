@@ -248,6 +248,18 @@ def test_ten_identical_triggers_at_once_are_one_run(world: World) -> None:
         assert len([run for run in runs.list_all(session, MODEL) if run.trigger]) == 1
 
 
+def test_an_open_trigger_keeps_others_back_even_after_the_cool_down(world: World) -> None:
+    fired = []
+    for days in (7, 50):
+        with world.ledger.transaction() as session:
+            trigger = triggers.fire(
+                session, MODEL, epoch=1, kind="performance", evidence={}, as_of=START + days * DAY,
+                retraining=world.contract.retraining,
+            )  # fmt: skip
+            fired.append(trigger is not None)
+    assert fired == [True, False]
+
+
 def test_a_trigger_for_a_stale_epoch_is_not_pulled(world: World) -> None:
     with world.ledger.transaction() as session:
         assert (
