@@ -91,6 +91,7 @@ def _promote(world: World, rollout: RolloutRow, release: ReleaseRow | None) -> b
     with world.ledger.transaction() as session:
         rollouts.close(session, rollout, "done", reason=rollout.reason, as_of=world.as_of)
     failpoint("rollout.promoting.after_done")
+    get_logger().info("rollout done", model=world.model, champion=rollout.challenger)
     return True
 
 

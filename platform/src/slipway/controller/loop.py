@@ -100,7 +100,9 @@ class Loop:
         try:
             as_of = self._environment.clock.as_of()
         except SlipwayError as error:
-            self._say("clock", error.message)
+            if self._said.get("clock") != error.message:
+                self._said["clock"] = error.message
+                get_logger().info("waiting for event time", because=error.message)  # no replay has begun yet
             return False
         with self._ledger.read() as session:
             reached = progress.read(session)
