@@ -195,6 +195,22 @@ def test_a_full_disk_leaves_the_spool_and_nothing_partial(environment: Environme
     assert logged(environment) == ["a", "b"]
 
 
+def test_a_file_has_its_name_only_when_it_is_whole_and_on_disk(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log(environment, ["a"])
+    real, seen = writing.os.fsync, []
+
+    def look(descriptor: int) -> None:
+        seen.append(files_of(environment))
+        real(descriptor)
+
+    monkeypatch.setattr(writing.os, "fsync", look)
+    Collection(environment).take()
+    assert seen[0] == []
+    assert len(files_of(environment)) == 1
+
+
 def test_rows_older_than_the_contract_keeps_are_deleted(environment: Environment) -> None:
     log_and_collect(environment, ["old"])
     log_and_collect(environment, ["new"], event_time=START + DAY)

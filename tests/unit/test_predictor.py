@@ -252,11 +252,11 @@ def test_a_broken_store_gives_defaults_that_are_counted(serve: Callable[..., Ser
 def test_a_slow_store_holds_up_nothing_and_is_not_asked_while_it_hangs(serve: Callable[..., Served]) -> None:
     release = threading.Event()
     store = Store(lambda: release.wait(10) and None)
-    served = serve(store, timeout=0.05)
+    served = serve(store, timeout=0.5)
     began = time.monotonic()
     for _ in range(5):
         assert served.predict(row()).headers["x-feature-defaults"] == str(VIEWS)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 1.2  # one time limit, not one for each
     assert store.reads == 1
     release.set()
 
