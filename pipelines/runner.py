@@ -8,27 +8,23 @@ its gate record in the ledger, and the controller does the rest.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pipelines.execution import PROGRESS, SERVER
+from pipelines.groups import Line, StepServer, end_group, read_lines, start_group
 from pipelines.task import Run
 from slipway import logs
 from slipway.contract import load_contract
-from slipway.endpoints import socket_of
 from slipway.environment import VARIABLE, Environment
 from slipway.errors import SlipwayError
 from slipway.ledger import alarms, events, open_ledger, releases, runs, versions
@@ -42,7 +38,6 @@ _BEYOND_DEADLINE = 1800.0
 GRAPH = (sys.executable, "-m", "pipelines.graph")
 """Command that runs the graph; it is given the run's folder."""
 
-Line = dict[str, Any]
 _log = logs.get_logger(__name__)
 
 
@@ -67,8 +62,8 @@ class Runner:
         self._environment = environment
         self._ledger = open_ledger(environment)
         self._stopping, self._beat = stopping, beat
-        self._graph, self._warm, self._pause = graph, warm, pause
-        self._server: subprocess.Popen[bytes] | None = None
+        self._graph, self._pause = graph, pause
+        self._server = StepServer(environment, wait=self._wait) if warm else None
 
     def turn(self) -> bool:
         """Work on the next run, if there is one; True when there was."""
@@ -97,9 +92,8 @@ class Runner:
 
     def close(self) -> None:
         """End the step server."""
-        if self._server is not None and self._server.poll() is None:
-            _end_group(self._server)
-        self._server = None
+        if self._server is not None:
+            self._server.close()
 
     # --- the ledger -----------------------------------------------------------------------------------------------
 
@@ -181,56 +175,30 @@ class Runner:
         folder.mkdir(parents=True, mode=0o700)
         (folder / "run.json").write_text(json.dumps(run.to_json()))
         progress = folder / "progress.jsonl"
-        process = self._start_graph(folder, progress)
+        variables = {VARIABLE: str(self._environment.file.resolve()), PROGRESS: str(progress)}
+        if self._server is not None:
+            variables[SERVER] = str(self._server.ensure())
+        process = start_group([*self._graph, str(folder)], variables, log=folder / "graph.log")
         try:
             if not self._follow(process, run, progress, time.monotonic() + limit):
                 return None
         finally:
-            _end_group(process)
+            end_group(process)
             for name in ("artifacts", "tmp"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-        lines = _read_lines(progress)
+        lines = read_lines(progress)
         if process.returncode != 0 and not any("error" in line for line in lines):
             tail = "\n".join((folder / "graph.log").read_text(errors="replace").strip().splitlines()[-15:])
             error = {"outcome": "again", "message": f"the graph ended with {process.returncode}: {tail}"}
             lines.append({"step": lines[-1]["step"] if lines else "", "state": "ended", "error": error})
         return lines
 
-    def _start_graph(self, folder: Path, progress: Path) -> subprocess.Popen[bytes]:
-        variables = {**os.environ, VARIABLE: str(self._environment.file.resolve()), PROGRESS: str(progress)}
-        if self._warm:
-            variables[SERVER] = str(self._ensure_server())
-        with (folder / "graph.log").open("wb") as log:
-            return subprocess.Popen(
-                [*self._graph, str(folder)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=variables, start_new_session=True,
-            )  # fmt: skip
-
-    def _ensure_server(self) -> Path:
-        """The step server's socket; started when it is not there (it ends itself when idle)."""
-        path = socket_of(self._environment, "steps")
-        if self._server is not None and self._server.poll() is None:
-            return path
-        path.unlink(missing_ok=True)
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.step_server", str(path)],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, VARIABLE: str(self._environment.file.resolve())},
-            start_new_session=True,
-        )
-        limit = time.monotonic() + self._environment.settings.processes.start_timeout.total_seconds()
-        while not path.exists():
-            if self._server.poll() is not None or time.monotonic() > limit:
-                raise SlipwayError("the step server did not start", hint="slipway logs runner")
-            self._wait(_POLL)
-        return path
-
     def _follow(self, process: subprocess.Popen[bytes], run: Run, progress: Path, limit: float) -> bool:
         """Write each step to the ledger as it begins; False when the runner is stopping."""
         step = ""
         while True:
             ended = process.poll() is not None
-            begun = [line["step"] for line in _read_lines(progress) if line["state"] == "begun"]
+            begun = [line["step"] for line in read_lines(progress) if line["state"] == "begun"]
             if begun and begun[-1] != step:
                 step = begun[-1]
                 with self._ledger.transaction() as session:
@@ -282,21 +250,3 @@ def _raise_alarm(session: Session, run_id: int, model: str, end: str, message: s
         message=f"run {run_id} {end}: {message}",
         as_of=as_of,
     )
-
-
-def _read_lines(progress: Path) -> list[Line]:
-    """The whole lines of the progress file; a line that is being written is left for later."""
-    try:
-        text = progress.read_text()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all of its group: SIGTERM, and SIGKILL to what is left after a grace."""
-    for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
