@@ -9,22 +9,20 @@ import ipaddress
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from slipway.durations import Duration, parse_duration
 from slipway.errors import InvalidSettings, Problem, Unknown
+from slipway.kubernetes_settings import KubernetesSettings
+from slipway.section import Section
 from slipway.validation import HINT, problems_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ENVIRONMENTS = REPOSITORY / "platform" / "environments"
 
 Port = Annotated[int, Field(strict=True, ge=0, le=65535)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
 
 class ClockSettings(Section):
@@ -115,21 +113,43 @@ class Settings(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")
     """Name of the environment, in URLs and object names."""
-    target: Literal["local"] = "local"
-    """What runs the platform: `local` keeps processes on this machine."""
+    target: Literal["local", "kubernetes"] = "local"
+    """What runs the platform: `local` keeps processes on this machine, `kubernetes` needs the table of that name."""
     state_dir: Path = Path(".slipway/local")
-    """Folder of all data, relative to the repository."""
+    """Folder of all data, relative to the repository; on Kubernetes `.slipway/<name>` unless set."""
     clock: ClockSettings = ClockSettings()
     gateway: GatewaySettings = GatewaySettings()
     processes: ProcessSettings = ProcessSettings()
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
     alerts: AlertSettings = AlertSettings()
+    kubernetes: KubernetesSettings | None = None
+    """The cluster and what stands on it; only with target `kubernetes`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_folder_for_each_cluster(cls, document: Any) -> Any:
+        # Two clusters in one folder would share secrets and state.
+        if isinstance(document, dict) and document.get("target") == "kubernetes" and "name" in document:
+            return {"state_dir": f".slipway/{document['name']}"} | document
+        return document
 
     @field_validator("state_dir")
     @classmethod
     def _below_the_repository_unless_absolute(cls, value: Path) -> Path:
         return value if value.is_absolute() else REPOSITORY / value
+
+    @model_validator(mode="after")
+    def _target_and_table_go_together(self) -> Settings:
+        if self.target == "kubernetes" and self.kubernetes is None:
+            raise ValueError(
+                f'target "kubernetes" has no [kubernetes] table{HINT}add [kubernetes] with provider = "..."'
+            )
+        if self.target == "local" and self.kubernetes is not None:
+            raise ValueError(
+                f'target "local" with a [kubernetes] table{HINT}target = "kubernetes", or remove the table'
+            )
+        return self
 
 
 def environment_file(name: str) -> Path:

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from slipway.settings import Section, Settings
+from slipway.section import Section
+from slipway.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def render_markdown() -> str:
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
     properties = model.model_json_schema(mode="validation").get("properties", {})
     for name, field in model.model_fields.items():
+        if name == "kubernetes":
+            continue  # a table of its own length, on a page of its own
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _walk(field.annotation, f"{prefix}{name}.")
         else:

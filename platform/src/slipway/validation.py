@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,12 +13,25 @@ HINT = "\nhint: "
 """Between what is wrong and what to do, in the ValueError of a validator."""
 
 
+class BrokenRules(ValueError):
+    """Rules between keys of one table, all of them: (key below the table, what is wrong, what to do)."""
+
+    def __init__(self, rules: list[tuple[str, str, str]]) -> None:
+        super().__init__("; ".join(f"{key}: {message}" for key, message, _ in rules))
+        self.rules = rules
+
+
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     """Every mistake in `error`, one Problem each, in the order of the document."""
     problems = []
     for detail in error.errors(include_url=False):
         where = ".".join(str(part) for part in detail["loc"]) or model.__name__.lower()
         kind, given = detail["type"], detail.get("input")
+        broken = detail.get("ctx", {}).get("error")
+        if isinstance(broken, BrokenRules):
+            above = "".join(f"{part}." for part in detail["loc"])
+            problems += [Problem(f"{above}{key}", message, hint) for key, message, hint in broken.rules]
+            continue
         if kind == "extra_forbidden":
             known = _keys_at(model, detail["loc"][:-1])
             close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
@@ -44,7 +57,7 @@ def _meaning_at(model: Any, path: tuple[int | str, ...]) -> str:
     field = None
     for part in path:
         field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else None
+        model = _table_of(field.annotation) if field else None
     return " ".join((field.description or "").split()) if field else ""
 
 
@@ -52,5 +65,10 @@ def _keys_at(model: Any, path: tuple[int | str, ...]) -> list[str]:
     """The keys that `model` knows at `path`; empty where the path leads through a list or a union."""
     for part in path:
         field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else None
+        model = _table_of(field.annotation) if field else None
     return sorted(getattr(model, "model_fields", {}))
+
+
+def _table_of(annotation: Any) -> Any:
+    """The model of a key that may be left out (`X | None`) is X."""
+    return next((item for item in get_args(annotation) if item is not type(None)), annotation)
