@@ -13,7 +13,8 @@ class Plan:
     """Which days are lived through, in event time. Labels of the last judged day are due when the replay ends."""
 
     history: datetime = datetime(2013, 1, 1, tzinfo=UTC)
-    launch: datetime = datetime(2013, 3, 1, tzinfo=UTC)
+    launch: datetime = datetime(2013, 3, 17, tzinfo=UTC)
+    """Trained on January and February; the gate judges the fortnight after the embargo, 1 to 15 March."""
     decay: datetime = datetime(2013, 7, 1, tzinfo=UTC)
     """By then a retraining must have been promoted by itself."""
     bad_version: datetime = datetime(2013, 9, 1, tzinfo=UTC)
