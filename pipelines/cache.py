@@ -23,9 +23,9 @@ KEPT = 60
 """Entries that stay; the least recently used go first."""
 
 
-def key_of(task: Task, facts: Values) -> str:
-    """sha256 over everything that decides what the step makes."""
-    parts = {
+def parts_of(task: Task, facts: Values) -> Values:
+    """Everything that decides what the step makes."""
+    return {
         "step": task.step,
         "facts": facts,
         "inputs": {name: digest_of(path) for name, path in sorted(task.inputs.items())},
@@ -33,7 +33,11 @@ def key_of(task: Task, facts: Values) -> str:
         "code": provenance.code_hash(task.run.model),
         "lock": provenance.lock_hash(),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def key_of(task: Task, facts: Values) -> str:
+    """sha256 over the parts."""
+    return hashlib.sha256(json.dumps(parts_of(task, facts), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def run_or_reuse(task: Task, facts: Values | None, make: Callable[[Task], Values]) -> tuple[Values, bool]:
@@ -49,18 +53,20 @@ def run_or_reuse(task: Task, facts: Values | None, make: Callable[[Task], Values
         values: Values = json.loads((entry / "values.json").read_text())
         return values, True
     values = make(task)
-    _keep(task, entry, values)
+    _keep(task, entry, values, facts)
     _prune(folder)
     return values, False
 
 
-def _keep(task: Task, entry: Path, values: Values) -> None:
+def _keep(task: Task, entry: Path, values: Values, facts: Values) -> None:
     draft = entry.with_name(f".draft-{uuid.uuid4().hex}")
     draft.mkdir(parents=True, mode=0o700)
     try:
         for name, path in task.outputs.items():
             _place(path, draft / name)
         (draft / "values.json").write_text(json.dumps(values))
+        # For people who ask why a step was not reused: compare two of these.
+        (draft / "key.json").write_text(json.dumps(parts_of(task, facts), sort_keys=True, default=str, indent=1))
         if not entry.exists():
             draft.rename(entry)
     finally:
