@@ -35,7 +35,7 @@ def entities(environment: Environment, *, start: datetime, end: datetime, as_of:
     unknown at as_of) and `label_known_at` (null while unknown). Times are UTC; rows by scheduled departure.
     """
     schedule = read_schedule(environment, start=start, end=end, as_of=as_of).drop(columns="published")
-    schedule["event_timestamp"] = schedule["scheduled_departure"] - ASKED_AHEAD
+    schedule["event_timestamp"] = (schedule["scheduled_departure"] - ASKED_AHEAD).astype("datetime64[us, UTC]")
     schedule = schedule[schedule["event_timestamp"] <= pd.Timestamp(as_of)]
     outcomes = read_outcomes(environment, start=start, end=end, as_of=as_of)[[*KEYS, "late", "known_at"]]
     rows = schedule.merge(outcomes, on=KEYS, how="left", validate="one_to_one")
@@ -108,8 +108,8 @@ def _schema() -> Any:
         "carrier": pa.Column(str, pa.Check.isin(CARRIERS, error="no carrier of New York's airports")),
         "origin": pa.Column(str, pa.Check.isin(ORIGINS, error="none of the three airports")),
         "dest": pa.Column(str, pa.Check.str_matches(r"^[A-Z0-9]{3}$", error="no code of an airport")),
-        "scheduled_departure": pa.Column(pd.DatetimeTZDtype("us", "UTC")),
-        "event_timestamp": pa.Column(pd.DatetimeTZDtype("us", "UTC")),
+        "scheduled_departure": pa.Column(pd.DatetimeTZDtype("us", "UTC"), coerce=True),
+        "event_timestamp": pa.Column(pd.DatetimeTZDtype("us", "UTC"), coerce=True),
     }
     for name, (low, high, missing) in _limits().items():
         checks[name] = pa.Column(

@@ -93,6 +93,8 @@ def test_entities_hold_only_labels_known_by_then(environment: Environment) -> No
     assert (rows["scheduled_departure"] >= _day(1, 5)).all()
     assert (rows["label_known_at"].dropna() <= as_of).all()
     assert rows["label"].isna().equals(rows["label_known_at"].isna())
+    moments = rows[["scheduled_departure", "event_timestamp", "label_known_at"]].dtypes
+    assert {str(kind) for kind in moments} == {"datetime64[us, UTC]"}
     in_the_air = rows["label"].isna()
     assert 50 < in_the_air.sum() < 400
     assert (rows.loc[in_the_air, "scheduled_departure"] > _day(1, 9)).all()
