@@ -1,0 +1,191 @@
+"""What is fetched from elsewhere, as pinned in versions.toml: charts, manifests, images.
+
+Reads and checks; fetches nothing (`slipway mirror` does) and knows nothing of Kubernetes.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from slipway.errors import InvalidSettings, Problem, Unknown
+from slipway.section import Section
+from slipway.validation import problems_of
+
+FILE = Path(__file__).with_name("versions.toml")
+DIGESTS = "digests.toml"
+"""In a mirror's folder: `[charts]`, `[manifests]`, `[images]`, each `name = "sha256:..."`, for the empty ones here."""
+
+RETIRED = {
+    "bitnami": "its images are no longer maintained in the open",
+    "minio": "its community edition is no longer maintained",
+    "ingress-nginx": "retired; the Gateway API takes its place",
+    "k8s.gcr.io": "frozen; registry.k8s.io takes its place",
+}
+"""Part of a source or name -> why it may not be used."""
+
+FLOORS: dict[str, tuple[int, ...]] = {
+    "kserve": (0, 17),
+    "kserve_crds": (0, 17),
+    "kserve_crds_minimal": (0, 17),
+    "kserve_controller": (0, 17),
+    "mlflow": (3, 10),
+    "feast_operator": (0, 66),
+    "ray": (2, 54),
+    "kuberay": (1, 5, 1),
+    "kubeflow_pipelines": (2, 17),
+}
+"""Lowest version without a known hole. Kubeflow Pipelines 2.17 is the first with Argo 3.7.14, which has its own."""
+
+Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Reason = Annotated[str, Field(min_length=10)]
+
+
+class ChartPin(Section):
+    """A Helm chart."""
+
+    source: str = Field(pattern=r"^(oci|https)://\S+$")
+    """Repository: `oci://` with a folder of charts, or `https://` with an index."""
+    name: str
+    version: Version
+    digest: Digest = ""
+    """Of the chart's archive (.tgz)."""
+    why: Reason
+
+    @property
+    def is_oci(self) -> bool:
+        return self.source.startswith("oci://")
+
+    @property
+    def mirror_file(self) -> PurePosixPath:
+        """Where a mirror keeps it, below the mirror's folder."""
+        return PurePosixPath("charts", f"{self.name}-{self.version}.tgz")
+
+
+class ManifestPin(Section):
+    """YAML at an address, or a kustomize base when the address has a `ref`."""
+
+    source: str = Field(pattern=r"^https://\S+$")
+    version: Version
+    digest: Digest = ""
+    """Of the file; of a kustomize base: of what building it gives."""
+    why: Reason
+
+    @property
+    def is_kustomize(self) -> bool:
+        return "?ref=" in self.source
+
+    @property
+    def mirror_file(self) -> PurePosixPath:
+        """Where a mirror keeps it, below the mirror's folder; a kustomize base is kept as what building it gives."""
+        project = "-".join(re.sub(r"^https://(raw\.githubusercontent|github)\.com/", "", self.source).split("/")[:2])
+        return PurePosixPath("manifests", f"{project}-{self.version}.yaml")
+
+
+class ImagePin(Section):
+    """A container image."""
+
+    reference: str = Field(pattern=r"^[a-z0-9.-]+\.[a-z]+(/[a-z0-9._-]+)+$")
+    """Registry and repository, always with the registry."""
+    tag: Version
+    digest: Digest = ""
+    why: Reason
+
+    def address(self, mirror: str = "") -> str:
+        """What a pod names: tag and, once it is known, digest; below `mirror` instead of its registry when given."""
+        pinned = f"{self.repository(mirror)}:{self.tag}"
+        return f"{pinned}@{self.digest}" if self.digest else pinned
+
+    def repository(self, mirror: str = "") -> str:
+        """Without tag, for charts that take both apart."""
+        return f"{mirror}/{self.reference.partition('/')[2]}" if mirror else self.reference
+
+
+class Versions(Section):
+    """All pins, by the names that components use."""
+
+    charts: dict[str, ChartPin]
+    manifests: dict[str, ManifestPin]
+    images: dict[str, ImagePin]
+
+    def chart(self, name: str) -> ChartPin:
+        return _find("chart", name, self.charts)
+
+    def manifest(self, name: str) -> ManifestPin:
+        return _find("manifest", name, self.manifests)
+
+    def image(self, name: str) -> ImagePin:
+        return _find("image", name, self.images)
+
+    def pins(self) -> Iterator[tuple[str, ChartPin | ManifestPin | ImagePin]]:
+        """(dotted key, pin) in the order of the file."""
+        for table in ("charts", "manifests", "images"):
+            for name, pin in getattr(self, table).items():
+                yield f"{table}.{name}", pin
+
+    def without_digest(self) -> list[str]:
+        """Dotted keys of what is pinned by version only; `up` demands that there are none among what it uses."""
+        return [key for key, pin in self.pins() if not pin.digest]
+
+
+def load_versions(file: Path = FILE, mirror: Path | None = None) -> Versions:
+    """Read the pins, digests completed by the mirror's. Raises InvalidSettings with every mistake by its dotted key."""
+    document = _read(file)
+    if mirror and (mirror / DIGESTS).is_file():
+        document = _with_digests(document, _read(mirror / DIGESTS))
+    try:
+        versions = Versions.model_validate(document)
+    except ValidationError as error:
+        raise InvalidSettings(problems_of(error, Versions)) from error
+    problems = [problem for key, pin in versions.pins() for problem in _broken_rules(key, pin)]
+    if problems:
+        raise InvalidSettings(problems)
+    return versions
+
+
+def _broken_rules(key: str, pin: ChartPin | ManifestPin | ImagePin) -> Iterator[Problem]:
+    version = pin.tag if isinstance(pin, ImagePin) else pin.version
+    origin = pin.reference if isinstance(pin, ImagePin) else pin.source
+    name = f"{origin}/{pin.name}" if isinstance(pin, ChartPin) else origin
+    for retired, why in RETIRED.items():
+        # A word of the name, not part of one: `dominion` is not MinIO.
+        if re.search(rf"(^|[/.-]){re.escape(retired)}([/.:-]|$)", name.lower()):
+            yield Problem(key, f"{name} is a retired source: {why}", "choose a maintained one")
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    if not numbers:
+        yield Problem(key, f"{version!r} is not a version: it moves", "a released version, as 1.2.3")
+    elif numbers < FLOORS.get(key.partition(".")[2], ()):
+        floor = ".".join(str(number) for number in FLOORS[key.partition(".")[2]])
+        yield Problem(key, f"{version} has a known hole", f"at least {floor}")
+    if isinstance(pin, ManifestPin) and pin.version not in pin.source:
+        yield Problem(key, f"source does not name version {pin.version}", "an address that cannot change")
+
+
+def _find(kind: str, name: str, pins: Mapping[str, Any]) -> Any:
+    if name not in pins:
+        raise Unknown(kind, name, sorted(pins))
+    return pins[name]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettings(Problem(str(file), f"not TOML: {error}")) from error
+
+
+def _with_digests(document: dict[str, Any], digests: dict[str, Any]) -> dict[str, Any]:
+    """A pin's own digest wins: what a mirror holds cannot replace what was reviewed."""
+    return {
+        table: {
+            name: pin | {"digest": pin.get("digest") or digests.get(table, {}).get(name, "")}
+            for name, pin in pins.items()
+        }
+        for table, pins in document.items()
+    }
