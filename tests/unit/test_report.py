@@ -79,6 +79,10 @@ def evidence() -> Evidence:
         story=Story(
             model="flight_delay", first_version=1, replay_start=START, replay_end=END, sample=0.35, acts=acts,
             memory=memory, seconds=702.0, cpus=2, versions={"lightgbm": "4.7.0"},
+    losses=[
+                Fact(name="Requests that failed", value="0", how="seen by the client"),
+                Fact(name="Log rows lost", value="0", how="answers counted by Envoy minus rows"),
+            ],
         ),
         timeline=Timeline(
             champions=[
@@ -111,10 +115,6 @@ def evidence() -> Evidence:
                 at=day(5, 18), who="controller", what="Promoted version 3.", verdict="yes", because=HOSTILE,
                 numbers=[Fact(name="auc of both", value="0.76 / 0.74", how=HOSTILE)],
             )
-        ],
-        losses=[
-            Fact(name="Requests that failed", value="0", how="seen by the client"),
-            Fact(name="Log rows lost", value="0", how="answers counted by Envoy minus rows"),
         ],
         events=57,
         chain_intact=True,
@@ -152,7 +152,7 @@ def test_a_run_that_stopped_early_still_gets_a_page(evidence: Evidence) -> None:
     bare = Evidence(
         story=evidence.story.model_copy(update={"acts": evidence.story.acts[:1], "memory": [], "first_version": None}),
         timeline=Timeline(champions=[], rollouts=[], marks=[], windows=[]),
-        comparison=None, weeks=[], decisions=[], losses=[], events=0, chain_intact=False,
+        comparison=None, weeks=[], decisions=[], events=0, chain_intact=False,
     )  # fmt: skip
     page = render_report(bare)
     assert "nothing to compare" in page

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.flight_delay.demo.demonstration import Result, perform
+from pipelines.flight_delay.demo.demonstration import perform, report_again
 from pipelines.flight_delay.demo.plan import Plan
 from slipway.errors import SlipwayError
 from slipway.settings import REPOSITORY
@@ -22,6 +22,7 @@ def main() -> int:
         "--sample", type=float, default=Plan.sample, help="share of flights that ask (default: %(default)s)"
     )
     parser.add_argument("--keep", action="store_true", help="leave the platform running at the end")
+    parser.add_argument("--report", action="store_true", help="only the report, from what the last run left")
     given = parser.parse_args()
     if not 0 < given.sample <= 1:
         parser.error("--sample: a share above 0, at most 1")
@@ -29,7 +30,8 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
-        result: Result = perform(given.folder, replace(Plan(), sample=given.sample), keep=given.keep)
+        plan = replace(Plan(), sample=given.sample)
+        result = report_again(given.folder, plan) if given.report else perform(given.folder, plan, keep=given.keep)
     except KeyboardInterrupt:
         print("interrupted; everything was stopped", file=sys.stderr)  # noqa: T201
         return 130

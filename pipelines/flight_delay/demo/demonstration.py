@@ -13,17 +13,20 @@ from pipelines.flight_delay.demo.findings import (
     collect_evidence,
     count_cpus,
     describe_clients,
+    describe_losses,
     list_libraries,
-    read_answers,
 )
 from pipelines.flight_delay.demo.plan import Plan
 from pipelines.flight_delay.demo.report import write_report
 from pipelines.flight_delay.demo.screen import Screen
 from pipelines.flight_delay.demo.stage import Stage, prepare_environment, stop_platform
 from pipelines.flight_delay.demo.story import Storyteller
+from slipway.environment import open_environment
 from slipway.errors import SlipwayError
+from slipway.ledger.database import open_ledger
 
 MODEL = "flight_delay"
+STORY = "story.json"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def perform(folder: Path, plan: Plan, *, keep: bool = False) -> Result:
 
 def _look_back(teller: Storyteller) -> Evidence:
     stage, plan = teller.stage, teller.plan
+    environment = stage.environment
     story = Story(
         model=stage.model,
         first_version=teller.first_version,
@@ -77,18 +81,27 @@ def _look_back(teller: Storyteller) -> Evidence:
         seconds=time.monotonic() - stage.screen.begun,
         cpus=count_cpus(),
         versions=list_libraries(),
-    )
-    answers = read_answers(stage.environment, stage.model)
-    (stage.environment.file.parent / "story.json").write_text(story.model_dump_json(indent=1))
-    return collect_evidence(
-        stage.environment,
-        stage.ledger,
-        story,
         faults=teller.faults,
-        clients=describe_clients(teller.asked, teller.loaded),
-        answers=answers,
-        judged_until=plan.judged,
+        losses=[
+            *describe_clients(teller.asked, teller.loaded),
+            *describe_losses(environment, stage.ledger, stage.model),
+        ],
     )
+    (environment.file.parent / STORY).write_text(story.model_dump_json(indent=1))
+    return collect_evidence(environment, stage.ledger, story, judged_until=plan.judged)
+
+
+def report_again(folder: Path, plan: Plan) -> Result:
+    """The report anew from what the last run left. Raises SlipwayError when it left nothing."""
+    file = folder.resolve() / "run" / STORY
+    if not file.exists():
+        raise SlipwayError(f"{file}: there is no finished story", hint="make demo")
+    story = Story.model_validate_json(file.read_text())
+    environment = open_environment(str(file.with_name("demo.toml")))
+    evidence = collect_evidence(environment, open_ledger(environment), story, judged_until=plan.judged)
+    write_report(evidence, folder.resolve() / "report.html")
+    happened = all(act.happened for act in story.acts)
+    return Result(happened=happened, summary=_summarize(evidence, folder / "report.html", ""))
 
 
 def _summarize(evidence: Evidence, report: Path, failure: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -154,7 +155,15 @@ def _decide(event: EventRow) -> Decision | None:
 def describe_event(event: EventRow) -> str:
     """One line for a person who watches; empty for events that decide nothing."""
     decision = _decide(event)
-    return f"{decision.what} {decision.because}".strip() if decision else ""
+    return f"{decision.what} {shorten(decision.because, 1)}".strip() if decision else ""
+
+
+def shorten(message: str, most: int = 2) -> str:
+    """The first reasons of a message; how many more there are stands for the rest."""
+    reasons = [part.strip() for part in re.split(r"\n(?!\s*hint)|; ", message) if part.strip()]
+    reasons = [re.sub(r"\s+hint:.*", "", reason, flags=re.DOTALL) for reason in reasons]
+    more = f"; and {len(reasons) - most} more" if len(reasons) > most else ""
+    return "; ".join(reasons[:most]) + more
 
 
 def _place(told: Mapping[str, Any]) -> str:

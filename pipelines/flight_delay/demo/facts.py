@@ -45,6 +45,16 @@ class MemorySample(BaseModel):
         return sum(self.programs.values())
 
 
+class Mark(BaseModel):
+    """Something that happened at one moment: a trigger, a training, an operator's command, a crash."""
+
+    lane: Literal["training", "people", "fault"]
+    at: datetime
+    good: bool
+    label: str
+    text: str
+
+
 class Story(BaseModel):
     """What the story itself measured: everything that the ledger and the log do not hold."""
 
@@ -61,6 +71,9 @@ class Story(BaseModel):
     cpus: int = 0
     versions: dict[str, str] = {}
     """Library -> version."""
+    faults: list[Mark] = []
+    losses: list[Fact] = []
+    """What clients, gateway and log counted while the platform still ran."""
 
 
 class Span(BaseModel):
@@ -79,16 +92,6 @@ class RolloutSpan(BaseModel):
     end: datetime
     state: str
     reason: str
-
-
-class Mark(BaseModel):
-    """Something that happened at one moment: a trigger, a training, an operator's command, a crash."""
-
-    lane: Literal["training", "people", "fault"]
-    at: datetime
-    good: bool
-    label: str
-    text: str
 
 
 class Window(BaseModel):
@@ -172,6 +175,5 @@ class Evidence(BaseModel):
     comparison: Comparison | None
     weeks: list[Week]
     decisions: list[Decision]
-    losses: list[Fact]
     events: int
     chain_intact: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,15 @@ import psutil
 
 from pipelines.flight_delay.demo.comparison import compare_versions
 from pipelines.flight_delay.demo.evidence import read_decisions, read_timeline
-from pipelines.flight_delay.demo.facts import Evidence, Fact, Mark, Story, Week
+from pipelines.flight_delay.demo.facts import Evidence, Fact, Story, Week
 from slipway import inference_log
-from slipway.contract import Contract, load_contract
+from slipway.contract import load_contract
 from slipway.environment import Environment
 from slipway.errors import SlipwayError
 from slipway.ledger import events
 from slipway.ledger.database import Ledger
 from slipway.ledger.schema import AlarmRow
-from slipway.targets import Answers, open_target
+from slipway.targets import open_target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,28 +37,13 @@ def count_cpus() -> int:
     return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 0
 
 
-def collect_evidence(
-    environment: Environment,
-    ledger: Ledger,
-    story: Story,
-    *,
-    faults: list[Mark],
-    clients: list[Fact],
-    answers: Mapping[int, Answers] | None,
-    judged_until: datetime,
-) -> Evidence:
-    """The report's content.
-
-    `clients` is what clients counted; `answers` are the gateway's counts, read while it still ran; None when it did
-    not say.
-    """
+def collect_evidence(environment: Environment, ledger: Ledger, story: Story, *, judged_until: datetime) -> Evidence:
+    """The report's content, from the story, the ledger and the inference log: the platform need not run."""
     contract = load_contract(story.model)
     with ledger.read() as session:
-        timeline = read_timeline(session, story.model, story.replay_end, faults)
+        timeline = read_timeline(session, story.model, story.replay_end, story.faults)
         decisions = read_decisions(session, story.model)
         count, intact = events.count(session), not events.verify(session)
-        alarms = session.query(AlarmRow).filter(AlarmRow.model == story.model).count()
-    rows = _read_log(environment, contract, story)
     comparison = None
     if story.first_version is not None and timeline.champions:
         comparison = compare_versions(
@@ -72,20 +57,11 @@ def collect_evidence(
         story=story,
         timeline=timeline,
         comparison=comparison,
-        weeks=count_weeks(rows, story.replay_start),
+        weeks=count_weeks(read_log(environment, story.model), story.replay_start),
         decisions=decisions,
-        losses=[*clients, *_count_losses(environment, story.model, rows, answers, alarms)],
         events=count,
         chain_intact=intact,
     )
-
-
-def read_answers(environment: Environment, model: str) -> Mapping[int, Answers] | None:
-    """What the gateway counted, by version; None when it does not say."""
-    try:
-        return open_target(environment).count_answers(model)
-    except SlipwayError:
-        return None
 
 
 def describe_clients(asked: Mapping[str, Any], loaded: tuple[int, int]) -> list[Fact]:
@@ -106,10 +82,11 @@ def describe_clients(asked: Mapping[str, Any], loaded: tuple[int, int]) -> list[
     ]
 
 
-def _read_log(environment: Environment, contract: Contract, story: Story) -> pd.DataFrame:
-    names = ["id", "version", "delivered", "event_time", "subject_time", "defaults", "received"]
-    end = story.replay_end + timedelta(days=1)
-    return inference_log.read_rows(environment, contract.model, story.replay_start, end, columns=names)
+def read_log(environment: Environment, model: str) -> pd.DataFrame:
+    """What was answered in the whole run, one row an answer: version, delivered, event_time, defaults."""
+    names = ["id", "version", "delivered", "event_time", "defaults"]
+    until = environment.clock.as_of() + timedelta(days=1)
+    return inference_log.read_rows(environment, model, datetime.min.replace(tzinfo=UTC), until, columns=names)
 
 
 def count_weeks(rows: pd.DataFrame, start: datetime) -> list[Week]:
@@ -128,24 +105,29 @@ def count_weeks(rows: pd.DataFrame, start: datetime) -> list[Week]:
     ]
 
 
-def _count_losses(
-    environment: Environment, model: str, rows: pd.DataFrame, answers: Mapping[int, Answers] | None, alarms: int
-) -> list[Fact]:
-    counted = None if answers is None else {version: item.total - item.errors for version, item in answers.items()}
-    lost = inference_log.count_losses(environment, model, answers=counted)
+def describe_losses(environment: Environment, ledger: Ledger, model: str) -> list[Fact]:
+    """What gateway and log say was lost; asked while the gateway still runs, since it counts in its memory."""
+    try:
+        answers = open_target(environment).count_answers(model)
+    except SlipwayError:
+        answers = None
+    lost = inference_log.count_losses(environment, model, answers=answers)
+    rows = read_log(environment, model)
     delivered = rows[rows["delivered"].astype(bool)]
+    with ledger.read() as session:
+        alarms = session.query(AlarmRow).filter(AlarmRow.model == model).count()
     attempts = "not counted" if answers is None else f"{sum(item.errors for item in answers.values()):,}"
-    unlogged = [lost[version].unlogged for version in counted or {} if version in lost]
+    unlogged = [item.unlogged for item in lost.values() if item.unlogged is not None]
     return [
         Fact(
             name="Upstream attempts that failed",
             value=attempts,
-            how="counted by Envoy for each version; its retries hide most of them from clients",
+            how="counted by Envoy for each version that still runs; its retries hide most of them from clients",
         ),
         Fact(
             name="Answers without a log row",
-            value=f"{sum(item or 0 for item in unlogged):,}" if unlogged else "not counted",
-            how=f"good answers counted by Envoy minus logged requests, of versions {sorted(counted or {})}",
+            value=f"{sum(unlogged):,}" if unlogged else "not counted",
+            how=f"answers counted by Envoy minus logged requests, of versions {_join(sorted(answers or {}))}",
         ),
         Fact(
             name="Rows numbered by a server that never arrived",
@@ -164,3 +146,7 @@ def _count_losses(
         ),
         Fact(name="Alarms raised", value=f"{alarms:,}", how="for a person to look at"),
     ]
+
+
+def _join(items: Sequence[object]) -> str:
+    return ", ".join(str(item) for item in items) or "none"

@@ -15,14 +15,14 @@ class Plan:
     history: datetime = datetime(2013, 1, 1, tzinfo=UTC)
     launch: datetime = datetime(2013, 3, 17, tzinfo=UTC)
     """Trained on January and February; the gate judges the fortnight after the embargo, 1 to 15 March."""
-    decay: datetime = datetime(2013, 7, 1, tzinfo=UTC)
-    """By then a retraining must have been promoted by itself."""
-    bad_version: datetime = datetime(2013, 9, 1, tzinfo=UTC)
+    decay: datetime = datetime(2013, 9, 9, tzinfo=UTC)
+    """By then a retraining should have been promoted by itself; later weeks are tried before the act is given up."""
+    bad_version: datetime = datetime(2013, 10, 1, tzinfo=UTC)
     """By then the version that is good offline must have been hauled back."""
-    operator: datetime = datetime(2013, 10, 8, tzinfo=UTC)
+    operator: datetime = datetime(2013, 10, 22, tzinfo=UTC)
     judged: datetime = datetime(2013, 11, 1, tzinfo=UTC)
     end: datetime = datetime(2013, 11, 3, tzinfo=UTC)
-    sample: float = 0.3
+    sample: float = 0.5
     """Share of flights that ask for a prediction; all of them feed the features."""
 
 

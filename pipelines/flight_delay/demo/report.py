@@ -104,7 +104,7 @@ def _cards(evidence: Evidence) -> list[Fact]:
         )
     )
     answers = sum(count for week in evidence.weeks for count in week.answers.values())
-    failed = next((fact.value for fact in evidence.losses if fact.name.startswith("Requests that failed")), "?")
+    failed = next((fact.value for fact in story.losses if fact.name.startswith("Requests that failed")), "?")
     cards.append(Fact(name="predictions answered; requests that failed", value=f"{answers:,} / {failed}"))
     peak = max((sample.total for sample in story.memory), default=0) / GIB
     cards.append(

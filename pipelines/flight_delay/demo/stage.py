@@ -6,6 +6,7 @@ stage watches: it tells events as they appear in the ledger, samples memory, and
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from pipelines.flight_delay.demo.memory import find_processes, measure_memory
 from pipelines.flight_delay.demo.screen import Screen
 from slipway.environment import VARIABLE, Environment, open_environment
 from slipway.errors import NotReady, SlipwayError
+from slipway.files import write_atomically
 from slipway.ledger import events, releases
 from slipway.ledger.database import Ledger, open_ledger
 
@@ -62,7 +64,11 @@ def prepare_environment(folder: Path) -> Environment:
     folder.mkdir(parents=True)
     file.write_text(SETTINGS.format(state=(folder / "state").as_posix()))
     os.environ[VARIABLE] = str(file)
-    return open_environment(str(file))
+    environment = open_environment(str(file))
+    environment.state.prepare()
+    # The replay draws its sample of flights by this key: a fixed one asks about the same flights in every run.
+    write_atomically(environment.state.secrets / "replay_key", hashlib.sha256(b"demo").hexdigest())
+    return environment
 
 
 def stop_platform(file: Path) -> None:

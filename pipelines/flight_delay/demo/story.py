@@ -10,14 +10,14 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
 from pipelines.flight_delay.demo.crash import CrashWatch
-from pipelines.flight_delay.demo.evidence import list_numbers
+from pipelines.flight_delay.demo.evidence import list_numbers, shorten
 from pipelines.flight_delay.demo.facts import Act, Fact, Mark
 from pipelines.flight_delay.demo.load import Load, last_questions
 from pipelines.flight_delay.demo.plan import ACTS, Plan
@@ -34,6 +34,7 @@ METRES = {"distance": 1609.344}
 """The broken snapshot: a source that has begun to send metres where miles were agreed."""
 LOAD_BEFORE, LOAD_AFTER = 2.0, 3.0
 """Seconds of load on both sides of the operator's rollback."""
+WEEK = timedelta(days=7)
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Storyteller:
     """What the replay, the client of this story, counted since the launch: questions, answers, failures, labels."""
     loaded: tuple[int, int] = (0, 0)
     """Requests of the operator's load, and how many of them failed."""
+    _lived_until: datetime = Plan.decay
 
     def play(self) -> None:
         """All acts, in the order of event time; the crash lies within the second. Raises what ended it early."""
@@ -105,7 +107,10 @@ class Storyteller:
 
     def _decay(self, act: Act) -> None:
         self._replay(self.plan.launch, self.plan.decay)
-        promoted = [rollout for rollout in self._automatic_rollouts() if rollout.state == "done"]
+        self._lived_until = self.plan.decay
+        while not (promoted := self._promoted()) and self._lived_until < self.plan.bad_version - 2 * WEEK:
+            self._lived_until += WEEK
+            self._replay(self._lived_until - WEEK, self._lived_until)
         if not promoted:
             raise Missed("no retrained version was promoted by itself")
         with self.stage.ledger.read() as session:
@@ -141,7 +146,7 @@ class Storyteller:
 
         self.stage.watchers.append(ask_when_idle)
         try:
-            self._replay(self.plan.decay, self.plan.bad_version)
+            self._replay(self._lived_until, self.plan.bad_version)
         finally:
             self.stage.watchers.remove(ask_when_idle)
         if not asked:
@@ -246,6 +251,9 @@ class Storyteller:
             busy = [run for run in runs.list_all(session, self.stage.model) if run.state not in runs.ENDS]
             return not busy and rollouts.open_for(session, self.stage.model) is None
 
+    def _promoted(self) -> list[RolloutRow]:
+        return [rollout for rollout in self._automatic_rollouts() if rollout.state == "done"]
+
     def _automatic_rollouts(self) -> list[RolloutRow]:
         """Rollouts whose challenger came from a run that a trigger asked for."""
         with self.stage.ledger.read() as session:
@@ -259,9 +267,8 @@ def _after(seconds: float) -> Callable[[], bool]:
 
 
 def _told(run: RunRow) -> str:
-    """How a run ended, with the numbers that decided."""
-    message = str(run.outcome.get("message", "")).strip()
-    return f"{run.state} at {run.step}" + (f": {message}" if message else "")
+    """How a run ended, with what decided."""
+    return f"{run.state} at {run.step}. {shorten(str(run.outcome.get('message', '')))}".strip()
 
 
 def _last_look(rollout: RolloutRow) -> str:
