@@ -90,6 +90,6 @@ $(READY): requirements.lock platform/requirements-uv.lock pyproject.toml
 		"$(PYTHON)" -m venv --clear $(VENV) || { echo "hint: apt-get install python3-venv" >&2; exit 1; }; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r platform/requirements-uv.lock
 	@echo "installing $$(grep -c '^[a-z].*==' requirements.lock) packages as locked: once, some minutes"
-	@$(LIKE_PIP) $(BIN)/uv pip install $$([ -t 2 ] || echo --quiet) --require-hashes -r requirements.lock
+	@$(LIKE_PIP) $(BIN)/uv pip install --compile-bytecode $$([ -t 2 ] || echo --quiet) --require-hashes -r requirements.lock
 	@$(LIKE_PIP) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
