@@ -120,3 +120,11 @@ def test_quantiles_are_interpolated_inside_the_whole_milliseconds_that_envoy_kee
 def test_without_answers_there_is_no_latency() -> None:
     assert traffic._quantile([], 0.5) is None
     assert traffic._quantile(buckets((2, 0)), 0.5) is None
+
+
+def test_latency_counts_from_the_mark_and_from_the_start_of_a_restarted_gateway() -> None:
+    mark = [{"lower_bound": 2, "width": 1, "count": 6000}]
+    now = [{"lower_bound": 2, "width": 1, "count": 6001}, {"lower_bound": 20, "width": 1, "count": 9}]
+    since = traffic._count_since(now, mark)
+    assert traffic._quantile(since, 0.5) == pytest.approx(0.0204, abs=0.001)
+    assert traffic._count_since(now[1:], mark) == now[1:]

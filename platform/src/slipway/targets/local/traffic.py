@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from slipway import tokens
@@ -56,6 +57,9 @@ def set_traffic(environment: Environment, model: str, traffic: Traffic) -> None:
     _check(model, traffic)
     with envoy.writing(environment):
         before = _read_all(environment)
+        was = before.get(model)
+        if was is None or (was.champion, was.challenger) != (traffic.champion, traffic.challenger):
+            _mark_latencies(environment, model)
         _change(environment, before, {**before, model: traffic})
 
 
@@ -71,21 +75,23 @@ def count_answers(environment: Environment, model: str) -> dict[int, Answers]:
     """Attempts to deliver an answer, per version in the model's traffic, as Envoy counted them since it was started or
     the version joined the traffic; mirrored copies are not among them.
 
-    A version's latency is that of the requests whose first choice it was, fallbacks included, None for a version that
-    is only a fallback. Raises NotReady when the model is not routed or Envoy does not say.
+    A version's latency is that of the requests whose first choice it was, fallbacks included, since champion or
+    challenger last changed: before, the champion had the machine to itself, and copies were made of no request. None
+    for a version that is only a fallback. Raises NotReady when the model is not routed or Envoy does not say.
     """
     traffic = read_traffic(environment, model)
     if traffic is None:
         raise NotReady(f"{model} is not routed, so nobody counts its answers", hint=f"slipway train {model}")
     hosts = _host_counters(environment)
-    histograms = _latencies(environment, model)
+    histograms, marks = _latencies(environment, model), _read_marks(environment, model)
     since = _counting_since(environment)
     counts = {}
     for version in xds.versions_of(traffic):
         counters = hosts.get(f"{model}-{version}")
         if counters is None:
             raise NotReady(f"the gateway does not count the answers of {model} version {version}")
-        buckets = histograms.get(xds.first_cluster(model, version), [])
+        name = xds.first_cluster(model, version)
+        buckets = _count_since(histograms.get(name, []), marks.get(name, []))
         counts[version] = Answers(
             total=counters["rq_success"] + counters["rq_error"],
             errors=counters["rq_error"],
@@ -168,6 +174,34 @@ def _latencies(environment: Environment, model: str) -> dict[str, list[dict[str,
             name = detail["name"].removeprefix("cluster.").removesuffix(".upstream_rq_time")
             found[name] = detail.get("totals", [])
     return found
+
+
+def _mark_latencies(environment: Environment, model: str) -> None:
+    """Remember what was measured until now."""
+    write_atomically(_marks_file(environment, model), json.dumps(_latencies(environment, model)) + "\n")
+
+
+def _read_marks(environment: Environment, model: str) -> dict[str, list[dict[str, Any]]]:
+    try:
+        marks: dict[str, list[dict[str, Any]]] = json.loads(_marks_file(environment, model).read_text())
+    except FileNotFoundError:
+        return {}
+    return marks
+
+
+def _marks_file(environment: Environment, model: str) -> Path:
+    return environment.state.run / f"latency-{model}.json"
+
+
+def _count_since(buckets: list[dict[str, Any]], mark: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The buckets less what the mark holds. An Envoy that counts less than the mark was restarted after it."""
+    marked = {float(bucket["lower_bound"]): int(bucket["count"]) for bucket in mark}
+    left = [
+        {**bucket, "count": int(bucket["count"]) - marked.pop(float(bucket["lower_bound"]), 0)} for bucket in buckets
+    ]
+    if marked or any(bucket["count"] < 0 for bucket in left):
+        return buckets
+    return left
 
 
 def _quantile(buckets: list[dict[str, Any]], share: float) -> float | None:
