@@ -1,0 +1,133 @@
+"""The shape of every component: its resource type, what it is told, and the labels and options of its children.
+
+A component is made as `Part("part", PartArgs(site, ...), opts)`. It creates its objects in `_create_...` methods and
+ends with `register_outputs`. It never reads the cluster, except to look up what it is told to be there already.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from pulumi_kubernetes.apiextensions import CustomResource
+from pulumi_kubernetes.core.v1 import ConfigMap, Secret
+from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
+
+from infra.components import names
+from infra.components.secrets import SecretStore
+from infra.versions import Versions
+from slipway.kubernetes_settings import KubernetesSettings
+
+
+@dataclass(frozen=True)
+class Site:
+    """What every component is told: the environment and its settings, the pins, the secrets."""
+
+    environment: str
+    settings: KubernetesSettings
+    versions: Versions
+    secrets: SecretStore
+
+    def image(self, name: str) -> str:
+        """What a pod names; the platform's own image may be replaced by the settings."""
+        if name == "platform" and self.settings.image:
+            return self.settings.image
+        return self.versions.image(name).address(self.settings.mirror.registry)
+
+    def host(self, name: str) -> str:
+        return names.host(name, self.settings.domain)
+
+
+class Component(pulumi.ComponentResource):
+    """A part of the stack, or a piece that parts share; `part` is the part's name in the settings."""
+
+    def __init__(
+        self,
+        part: str,
+        name: str,
+        site: Site,
+        opts: pulumi.ResourceOptions | None = None,
+        props: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(f"slipway:components:{type(self).__name__}", name, dict(props or {}), opts)
+        self.part = part
+        self.name = name
+        self.site = site
+
+    def _options(self, *after: pulumi.Resource, **more: Any) -> pulumi.ResourceOptions:
+        """Options of a child: this component is its parent, and it is made after `after`, destroyed before them."""
+        return pulumi.ResourceOptions(parent=self, depends_on=list(after), **more)
+
+    def _labels(self, name: str, *, team: str = names.PLATFORM_TEAM) -> dict[str, str]:
+        return names.labels(self.part, name, environment=self.site.environment, team=team)
+
+    def _metadata(
+        self,
+        name: str,
+        namespace: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+        team: str = names.PLATFORM_TEAM,
+    ) -> ObjectMetaArgs:
+        return ObjectMetaArgs(
+            name=name,
+            namespace=namespace,
+            labels=self._labels(name, team=team) | dict(labels or {}),
+            annotations=dict(annotations) if annotations else None,
+        )
+
+    def _create_custom(
+        self,
+        api_version: str,
+        kind: str,
+        name: str,
+        namespace: str | None,
+        spec: Any,
+        *,
+        after: Sequence[pulumi.Resource] = (),
+        annotations: Mapping[str, str] | None = None,
+        team: str = names.PLATFORM_TEAM,
+    ) -> CustomResource:
+        """An object of an operator's definition, made `after` that operator and so destroyed before it."""
+        return CustomResource(
+            f"{self.name}-{kind.lower()}-{name}",
+            api_version=api_version,
+            kind=kind,
+            metadata=self._metadata(name, namespace, annotations=annotations, team=team),
+            spec=spec,
+            opts=self._options(*after),
+        )
+
+    def _create_secret(
+        self,
+        name: str,
+        namespace: str,
+        values: Mapping[str, pulumi.Input[str]],
+        *,
+        kind: str = "Opaque",
+        labels: Mapping[str, str] | None = None,
+    ) -> Secret:
+        return Secret(
+            f"{self.name}-secret-{namespace}-{name}",
+            metadata=self._metadata(name, namespace, labels=labels),
+            type=kind,
+            # `data`, not `stringData`: the API server keeps only the former, and a diff would compare the two.
+            data={key: pulumi.Output.secret(value).apply(_encode) for key, value in values.items()},
+            opts=self._options(),
+        )
+
+    def _create_config(self, name: str, namespace: str, files: Mapping[str, pulumi.Input[str]]) -> ConfigMap:
+        return ConfigMap(
+            f"{self.name}-config-{namespace}-{name}",
+            metadata=self._metadata(name, namespace),
+            data=dict(files),
+            opts=self._options(),
+        )
+
+
+def _encode(value: str) -> str:
+    return base64.b64encode(value.encode()).decode()

@@ -1,0 +1,61 @@
+"""Names that several components must spell alike: namespaces, host names, labels, stack."""
+
+from __future__ import annotations
+
+SYSTEM = "slipway-system"
+"""Control plane, registry, reports."""
+DATA = "slipway-data"
+"""PostgreSQL, Valkey, object store, feature store."""
+SERVING = "slipway-serving"
+"""Revisions: one InferenceService each."""
+TRAINING = "slipway-training"
+"""Pipeline runs and Ray."""
+GATEWAY = "slipway-gateway"
+"""Envoy Gateway, the Gateway and its Envoys."""
+MONITORING = "slipway-monitoring"
+"""Prometheus and Grafana."""
+
+PLATFORM = (SYSTEM, DATA, SERVING, TRAINING, GATEWAY, MONITORING)
+
+CERT_MANAGER = "cert-manager"
+DATABASE_OPERATOR = "cnpg-system"
+FEATURES_OPERATOR = "feast-operator-system"
+SERVING_OPERATOR = "kserve"
+TRAINING_OPERATOR = "kuberay-system"
+QUEUEING = "kueue-system"
+PIPELINES = "kubeflow"
+"""Hard-coded in Kubeflow Pipelines' manifests."""
+GPU = "gpu-operator"
+COST = "opencost"
+
+DNS = ("kube-system", "kube-dns")
+"""Namespace and `k8s-app` label of the cluster's DNS; the label is kube-dns with CoreDNS, too."""
+
+PLATFORM_TEAM = "platform"
+SHARED_MODEL = "shared"
+"""Value of the label `slipway.dev/model` on what serves all models."""
+
+
+def host(name: str, domain: str) -> str:
+    """The host name of a page or endpoint behind the gateway."""
+    return f"{name}.{domain}"
+
+
+def service(name: str, namespace: str) -> str:
+    """The name by which pods reach a Service."""
+    return f"{name}.{namespace}.svc.cluster.local"
+
+
+def labels(
+    part: str, name: str, *, environment: str, team: str = PLATFORM_TEAM, model: str = SHARED_MODEL
+) -> dict[str, str]:
+    """The labels of every object: what it belongs to, and who pays for it."""
+    return {
+        "app.kubernetes.io/name": name,
+        "app.kubernetes.io/component": part.replace("_", "-"),
+        "app.kubernetes.io/part-of": "slipway",
+        "app.kubernetes.io/managed-by": "pulumi",
+        "slipway.dev/environment": environment,
+        "slipway.dev/team": team,
+        "slipway.dev/model": model,
+    }
