@@ -44,7 +44,7 @@ def perform(folder: Path, plan: Plan, *, keep: bool = False) -> Result:
     environment = prepare_environment(folder / "run")
     teller, failure = None, ""
     try:
-        screen = Screen(titles=[], start=plan.launch, end=plan.end)
+        screen = Screen(titles=[], start=plan.watched, end=plan.end)
         stage = Stage(environment, MODEL, screen)
         teller = Storyteller(stage, plan)
         screen.titles = [act.title for act in teller.acts]
@@ -73,8 +73,8 @@ def _look_back(teller: Storyteller) -> Evidence:
     story = Story(
         model=stage.model,
         first_version=teller.first_version,
-        replay_start=plan.launch,
-        replay_end=min(stage.now() or plan.launch, plan.end),
+        replay_start=plan.watched,
+        replay_end=min(stage.now() or plan.watched, plan.end),
         sample=plan.sample,
         acts=teller.acts,
         memory=stage.memory,

@@ -15,6 +15,8 @@ class Plan:
     history: datetime = datetime(2013, 1, 1, tzinfo=UTC)
     launch: datetime = datetime(2013, 3, 17, tzinfo=UTC)
     """Trained on January and February; the gate judges the fortnight after the embargo, 1 to 15 March."""
+    watched: datetime = launch
+    """From here on flights ask for predictions; what lies between it and the launch is published at once."""
     decay: datetime = datetime(2013, 9, 9, tzinfo=UTC)
     """By then a retraining should have been promoted by itself; later weeks are tried before the act is given up."""
     bad_version: datetime = datetime(2013, 10, 1, tzinfo=UTC)

@@ -61,7 +61,7 @@ class Screen:
     def say(self, words: str, *, style: str = "") -> None:
         """One line, with the time since the start."""
         self._spoken = time.monotonic()
-        self.console.print(Text(f"{self._elapsed()}  {words}", style=style))
+        self.console.print(Text(f"{self._elapsed()}  {words}", style=style), soft_wrap=True)
 
     def show(self, day: datetime | None, champion: int | None, memory: float) -> None:
         """The world as it is now: event time, who is champion, GiB taken."""

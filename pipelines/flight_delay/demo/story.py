@@ -50,7 +50,9 @@ class Storyteller:
     """What the replay, the client of this story, counted since the launch: questions, answers, failures, labels."""
     loaded: tuple[int, int] = (0, 0)
     """Requests of the operator's load, and how many of them failed."""
-    _lived_until: datetime = Plan.decay
+
+    def __post_init__(self) -> None:
+        self._lived_until = self.plan.decay
 
     def play(self) -> None:
         """All acts, in the order of event time; the crash lies within the second. Raises what ended it early."""
@@ -106,8 +108,7 @@ class Storyteller:
     # --- act 2 --------------------------------------------------------------------------------------------------------
 
     def _decay(self, act: Act) -> None:
-        self._replay(self.plan.launch, self.plan.decay)
-        self._lived_until = self.plan.decay
+        self._replay(self.plan.watched, self.plan.decay)
         while not (promoted := self._promoted()) and self._lived_until < self.plan.bad_version - 2 * WEEK:
             self._lived_until += WEEK
             self._replay(self._lived_until - WEEK, self._lived_until)
