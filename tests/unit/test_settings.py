@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from slipway.errors import InvalidSettings, Unknown
+from slipway.kubernetes_settings import KubernetesSettings
 from slipway.settings import ENVIRONMENTS, REPOSITORY, Settings, load_settings
-from slipway.settings_reference import list_keys, render_markdown
+from slipway.settings_reference import Key, list_keys, list_kubernetes_keys, render_markdown
 
 FILES = REPOSITORY / "tests" / "settings"
 INVALID = sorted((FILES / "invalid").glob("*.toml"))
@@ -49,26 +51,36 @@ def test_a_relative_state_folder_begins_at_the_repository() -> None:
     assert Settings(name="x", state_dir=Path("data")).state_dir == REPOSITORY / "data"
 
 
+def _spoken(text: str) -> dict[str, Any]:
+    """Without their comment signs, the lines `# [table]` and `# key = value` make a file that says nothing but defaults."""
+    return tomllib.loads(re.sub(r"^# (?=\[[a-z_.]+\]$|[a-z_]+ = )", "", text, flags=re.MULTILINE))
+
+
+def _explained(text: str, key: Key) -> bool:
+    """Above the key stands a comment that says whether it is needed."""
+    section, _, name = key.path.rpartition(".")
+    # A table's keys end where the next table begins.
+    table = re.split(r"^(?:# )?\[", text.partition(f"[{section}]")[2] if section else text, flags=re.MULTILINE)[0]
+    entry = re.search(rf"((?:^# .*\n)+)(?:# )?{name} = ", table, re.MULTILINE)
+    return entry is not None and re.search(r"REQUIRED|OPTIONAL", entry[1]) is not None
+
+
 def test_the_example_explains_every_key_with_its_default() -> None:
     text = (ENVIRONMENTS / "example.toml").read_text()
-    # Without their comment signs, the lines `# key = value` make a file that says nothing but defaults.
-    spoken = re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.MULTILINE)
-    document = tomllib.loads(spoken)
-    for key in list_keys():
-        section, _, name = key.path.rpartition(".")
-        table = document[section] if section else document
-        assert name in table, f"{key.path} is not in example.toml"
-        entry = re.search(
-            rf"((?:^#.*\n)+)(?:# )?{name} = ", text.partition(f"[{section}]")[2] if section else text, re.MULTILINE
-        )
-        assert entry, key.path
-    document["gateway"].pop("tls_certificate")
-    document["gateway"].pop("tls_key")
+    both, header, kubernetes = text.partition("# [kubernetes]\n")
+    assert [key.path for key in list_keys() if not _explained(both, key)] == []
+    assert [key.path for key in list_kubernetes_keys() if not _explained(header + kubernetes, key)] == []
+    document = _spoken(both)
+    for key in ("tls_certificate", "tls_key"):
+        del document["gateway"][key]
     assert Settings.model_validate(document) == Settings(name="example")
+    document = _spoken(header + kubernetes)["kubernetes"]
+    del document["kubeconfig"], document["backend"]["passphrase_file"], document["mirror"]["dir"]
+    assert KubernetesSettings.model_validate(document) == KubernetesSettings()
 
 
 def test_every_key_has_a_meaning() -> None:
-    assert [key.path for key in list_keys() if not key.meaning] == []
+    assert [key.path for key in [*list_keys(), *list_kubernetes_keys()] if not key.meaning] == []
 
 
 def test_the_settings_page_is_current() -> None:

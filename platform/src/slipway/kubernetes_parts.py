@@ -5,12 +5,14 @@ The defaults in the classes are those of profile `core`; `FULL` holds what profi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from slipway.section import Section
+from slipway.validation import HINT
 
 Profile = Literal["core", "full"]
 PROFILES: tuple[Profile, ...] = ("core", "full")
@@ -18,7 +20,6 @@ PROFILES: tuple[Profile, ...] = ("core", "full")
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
 Count = Annotated[int, Field(strict=True, ge=0, le=1000)]
 Replicas = Annotated[int, Field(strict=True, ge=1, le=9)]
-TeamName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 
 
 class PartSettings(Section):
@@ -87,8 +88,19 @@ class QueueingPart(PartSettings):
     """Memory that all training together may hold."""
     gpus: Count = 0
     """GPUs that all training together may hold; needs a GPU pool."""
-    teams: Annotated[tuple[TeamName, ...], Field(min_length=1)] = ("models",)
+    teams: tuple[str, ...] = ("models",)
     """Teams with a queue of their own; a team may borrow what the others leave idle."""
+
+    @field_validator("teams")
+    @classmethod
+    def _name_queues(cls, teams: tuple[str, ...]) -> tuple[str, ...]:
+        # Not by the type: pydantic would call a list whose only name is wrong an empty one, too.
+        if not teams:
+            raise ValueError(f"training needs a queue{HINT}at least one team")
+        for team in teams:
+            if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", team):
+                raise ValueError(f"{team!r} names no team{HINT}small letters, digits and `-`, first a letter")
+        return teams
 
 
 class ServingPart(PartSettings):

@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from slipway.kubernetes_parts import FULL
+from slipway.kubernetes_settings import KubernetesSettings
 from slipway.section import Section
 from slipway.settings import Settings
 
@@ -27,8 +29,13 @@ class Key:
 
 
 def list_keys() -> list[Key]:
-    """All keys, in the order of the model."""
+    """The keys of both targets, in the order of the model."""
     return list(_walk(Settings, ""))
+
+
+def list_kubernetes_keys() -> list[Key]:
+    """The keys that only target `kubernetes` has; defaults are those of profile core."""
+    return list(_walk(KubernetesSettings, "kubernetes."))
 
 
 def value_at(settings: Settings, path: str) -> str:
@@ -37,6 +44,12 @@ def value_at(settings: Settings, path: str) -> str:
     for part in path.split("."):
         value = value[part]
     return _as_toml(value)
+
+
+def list_in_force(settings: Settings) -> list[tuple[str, str]]:
+    """(dotted path, value as TOML) of every key that the environment's target has."""
+    keys = list_keys() + (list_kubernetes_keys() if settings.kubernetes else [])
+    return [(key.path, value_at(settings, key.path)) for key in keys]
 
 
 def render_markdown() -> str:
@@ -53,18 +66,36 @@ def render_markdown() -> str:
         "",
         "This page is generated: `slipway config schema --markdown > docs/settings.md`.",
         "",
+        *_table(list_keys()),
+        "",
+        "## On Kubernetes",
+        "",
+        'Only with `target = "kubernetes"`. Defaults are those of profile `core`; profile `full` changes these:',
+        "",
+        *(
+            f"- `kubernetes.parts.{part}.{key} = {_as_toml(value)}`"
+            for part, changes in FULL.items()
+            for key, value in changes.items()
+        ),
+        "",
+        *_table(list_kubernetes_keys()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(keys: list[Key]) -> list[str]:
+    return [
         "| Key | Default | Allowed | Meaning |",
         "|---|---|---|---|",
+        *(f"| `{key.path}` | {_code(key.default)} | {key.allowed} | {key.meaning} |" for key in keys),
     ]
-    lines += [f"| `{key.path}` | {_code(key.default)} | {key.allowed} | {key.meaning} |" for key in list_keys()]
-    return "\n".join(lines) + "\n"
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
     properties = model.model_json_schema(mode="validation").get("properties", {})
     for name, field in model.model_fields.items():
         if name == "kubernetes":
-            continue  # a table of its own length, on a page of its own
+            continue  # a table of its own
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _walk(field.annotation, f"{prefix}{name}.")
         else:
@@ -99,7 +130,7 @@ def _allowed(schema: dict[str, Any], field: FieldInfo) -> str:
     if schema.get("format") == "path" or any(item.get("format") == "path" for item in schema.get("anyOf", ())):
         return "a path"
     kind = str(schema.get("type", ""))
-    return {"string": "text", "boolean": "`true` or `false`"}.get(kind, kind)
+    return {"string": "text", "boolean": "`true` or `false`", "array": "a list of texts"}.get(kind, kind)
 
 
 def _as_toml(value: object) -> str:

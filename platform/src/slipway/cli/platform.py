@@ -171,14 +171,14 @@ def check(
 @config.command()
 def show(as_json: Json = False) -> None:
     """The settings in force, defaults included."""
-    from slipway.settings_reference import list_keys, value_at
+    from slipway.settings_reference import list_in_force
 
     settings = open_environment().settings
     if as_json:
         print_json(settings.model_dump(mode="json"))
         return
-    for key in list_keys():
-        typer.echo(f"{key.path} = {value_at(settings, key.path)}")
+    for path, value in list_in_force(settings):
+        typer.echo(f"{path} = {value}")
 
 
 @config.command()
