@@ -74,8 +74,9 @@ def _read_runs(session: Session, model: str, told: Sequence[EventRow]) -> list[M
         if run is None or event.kind not in ("run_succeeded", "run_refused", "run_failed"):
             continue
         passed = event.kind == "run_succeeded"
-        label = f"v{run.version}" if passed else f"{run.step} said no" if event.kind == "run_refused" else "failed"
-        words = f"{run.reason}: {run.state} at {run.step}. {run.outcome.get('message', '')}"
+        said_no = f"gate: not v{run.version}" if run.version else f"{run.step} stopped it"
+        label = f"v{run.version}" if passed else said_no if event.kind == "run_refused" else "failed"
+        words = f"{run.reason}: {run.state} at {run.step}. {shorten(str(run.outcome.get('message', '')))}"
         marks.append(Mark(lane="training", at=event.as_of, good=passed, label=label, text=words))
     return marks
 
@@ -128,7 +129,7 @@ def _decide(event: EventRow) -> Decision | None:
     version, challenger = told.get("version"), told.get("challenger")
     what, verdict = {
         "run_succeeded": (f"Gate passed version {version}.", "yes"),
-        "run_refused": (f"Pipeline refused at {told.get('step', '?')}.", "no"),
+        "run_refused": (f"{_refuser(told)} said no.", "no"),
         "run_failed": (f"Pipeline failed at {told.get('step', '?')}.", "no"),
         "trigger_fired": ("Trigger: retrain.", "hold"),
         "rollout_opened": (f"Rollout of version {challenger} opened.", "hold"),
@@ -149,6 +150,13 @@ def _decide(event: EventRow) -> Decision | None:
         verdict=verdict,
         because=_reason(told),
         numbers=list_numbers({key: value for key, value in told.items() if key not in UNTOLD})[:MOST_LINES],
+    )
+
+
+def _refuser(told: Mapping[str, Any]) -> str:
+    """A version exists only once the gate has judged it."""
+    return (
+        f"Gate of version {told['version']}" if told.get("version") else str(told.get("step", "pipeline")).capitalize()
     )
 
 

@@ -17,12 +17,12 @@ from typing import Any
 from sqlalchemy import select
 
 from pipelines.flight_delay.demo.crash import CrashWatch
-from pipelines.flight_delay.demo.evidence import list_numbers, shorten
+from pipelines.flight_delay.demo.evidence import shorten
 from pipelines.flight_delay.demo.facts import Act, Fact, Mark
 from pipelines.flight_delay.demo.load import Load, last_questions
 from pipelines.flight_delay.demo.plan import ACTS, Plan
 from pipelines.flight_delay.demo.stage import Missed, Stage
-from slipway.contract import load_contract
+from slipway.contract import load_contract, read_contract
 from slipway.errors import SlipwayError
 from slipway.ledger import releases, rollouts, runs, versions
 from slipway.ledger.schema import MonitorRow, ReleaseRow, RolloutRow, RunRow, TriggerRow
@@ -159,8 +159,11 @@ class Storyteller:
             )
             state = versions.read(session, self.stage.model, run.version).state if run.version else "never registered"
         act.found.append(Fact(name="gate, fed false times", value=_told(run)))
-        if flagged := _find_leak(run.outcome):
-            act.found.append(Fact(name="leak check", value=flagged))
+        act.found.append(
+            Fact(name="leak test of its features", value=_test_leaks(self.plan.decay), how="the gate does not ask it")
+        )
+        if warned := _find_warning(run.outcome):
+            act.found.append(Fact(name="warning of the validation", value=warned))
         if rollout is None or rollout.state != "aborted" or state != "rolled_back":
             found = f"rollout {rollout.state}" if rollout else "it never reached the canary"
             raise Missed(f"the canary did not haul the bad version back: {found}, version is {state}")
@@ -282,10 +285,22 @@ def _last_look(rollout: RolloutRow) -> str:
     return f"{rollout.state}: {spelled or rollout.reason}"
 
 
-def _find_leak(outcome: dict[str, Any]) -> str:
-    """What the leak check warned of, if it did."""
-    lines = [fact for fact in list_numbers(outcome) if "leak" in f"{fact.name} {fact.value}".lower()]
-    return "; ".join(fact.value if "leak" in fact.value.lower() else f"{fact.name}: {fact.value}" for fact in lines[:4])
+def _test_leaks(moment: datetime) -> str:
+    """Which features of the early service change when only what is published after `moment` is changed."""
+    from pipelines.flight_delay.leaks import find_leaks
+    from pipelines.flight_delay.source import read_flights, read_weather
+
+    service = read_contract(EARLY_CONTRACT).features.service
+    names = find_leaks(service, read_flights(), read_weather(), [moment + timedelta(hours=20)])
+    if not names:
+        raise Missed("the leak test found nothing in a feature that knows the future")
+    return f"flagged: {', '.join(names)} changes with what is published later"
+
+
+def _find_warning(outcome: dict[str, Any]) -> str:
+    """What validation warned of: a single feature that separates too well."""
+    warnings = outcome.get("warnings", [])
+    return "; ".join(shorten(str(warning)) for warning in warnings if "leak" in str(warning))
 
 
 def _describe_load(load: Load, typed: float, first_answer: float | None, before: ReleaseRow, told: Any) -> list[Fact]:
