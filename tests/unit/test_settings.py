@@ -52,7 +52,7 @@ def test_a_relative_state_folder_begins_at_the_repository() -> None:
 
 
 def _spoken(text: str) -> dict[str, Any]:
-    """Without their comment signs, the lines `# [table]` and `# key = value` make a file that says nothing but defaults."""
+    """The lines `# [table]` and `# key = value` without their comment signs: a file that says nothing but defaults."""
     return tomllib.loads(re.sub(r"^# (?=\[[a-z_.]+\]$|[a-z_]+ = )", "", text, flags=re.MULTILINE))
 
 
