@@ -17,12 +17,12 @@ from typing import Any
 from sqlalchemy import select
 
 from pipelines.flight_delay.demo.crash import CrashWatch
+from pipelines.flight_delay.demo.drill import RollbackDrill
 from pipelines.flight_delay.demo.evidence import shorten
 from pipelines.flight_delay.demo.facts import Act, Fact, Mark
-from pipelines.flight_delay.demo.load import Load, last_questions
 from pipelines.flight_delay.demo.plan import ACTS, Plan
 from pipelines.flight_delay.demo.stage import Missed, Stage
-from slipway.contract import load_contract, read_contract
+from slipway.contract import read_contract
 from slipway.errors import SlipwayError
 from slipway.ledger import releases, rollouts, runs, versions
 from slipway.ledger.schema import MonitorRow, ReleaseRow, RolloutRow, RunRow, TriggerRow
@@ -32,8 +32,6 @@ RUN_LIMIT = 900.0
 """Seconds for one pipeline run, its wait in the queue included."""
 METRES = {"distance": 1609.344}
 """The broken snapshot: a source that has begun to send metres where miles were agreed."""
-LOAD_BEFORE, LOAD_AFTER = 2.0, 3.0
-"""Seconds of load on both sides of the operator's rollback."""
 WEEK = timedelta(days=7)
 
 
@@ -176,30 +174,11 @@ class Storyteller:
 
     def _operator(self, act: Act) -> None:
         self._replay(self.plan.bad_version, self.plan.operator)
-        before = self._release()
-        if before is None or before.champion is None or before.previous is None:
-            raise Missed("there is no previous version to go back to")
-        contract = load_contract(self.stage.model)
-        with Load(self.stage.environment, self.stage.model, last_questions(self.stage.environment, contract)) as load:
-            self.stage.wait(_after(LOAD_BEFORE), limit=60, what="load before the rollback")
-            typed = time.monotonic()
-            told = self.stage.ask("rollback", self.stage.model, "--reason", "complaints from the operations desk")
-            first_answer = load.first_answer_by(before.previous, typed)
-            self.stage.wait(_after(LOAD_AFTER), limit=60, what="load after the rollback")
-            first_answer = first_answer or load.first_answer_by(before.previous, typed)
-        self.loaded = (len(load.answers), len(load.failures))
-        after = self._release()
-        act.found += _describe_load(load, typed, first_answer, before, told)
-        if after is None or after.champion != before.previous or not after.frozen:
-            raise Missed("the previous version is not the champion, or automation is not frozen")
-        if load.failures:
-            raise Missed(f"{len(load.failures)} requests failed, the first with {load.failures[0].failure}")
-        if first_answer is None:
-            raise Missed("the previous version has not answered")
-        self.stage.run("resume", self.stage.model)
-        resumed = self._release()
-        if resumed is None or resumed.frozen:
-            raise Missed("automation is still frozen after slipway resume")
+        drill = RollbackDrill(self.stage)
+        try:
+            drill.play(act)
+        finally:
+            self.loaded = drill.requests, drill.failed
         self._replay(self.plan.operator, self.plan.end)
         since = [row for row in self._automatic_rollouts() if row.as_of >= self.plan.operator]
         value = (
@@ -265,11 +244,6 @@ class Storyteller:
             return [row for row in rollouts.list_all(session, self.stage.model) if row.challenger in triggered]
 
 
-def _after(seconds: float) -> Callable[[], bool]:
-    until = time.monotonic() + seconds
-    return lambda: time.monotonic() >= until
-
-
 def _told(run: RunRow) -> str:
     """How a run ended, with what decided."""
     return f"{run.state} at {run.step}. {shorten(str(run.outcome.get('message', '')))}".strip()
@@ -301,29 +275,3 @@ def _find_warning(outcome: dict[str, Any]) -> str:
     """What validation warned of: a single feature that separates too well."""
     warnings = outcome.get("warnings", [])
     return "; ".join(shorten(str(warning)) for warning in warnings if "leak" in str(warning))
-
-
-def _describe_load(load: Load, typed: float, first_answer: float | None, before: ReleaseRow, told: Any) -> list[Fact]:
-    """What the clients saw, and what the command said of itself."""
-    count, failed = len(load.answers), len(load.failures)
-    span = max(a.answered for a in load.answers) - min(a.sent for a in load.answers) if load.answers else 0.0
-    facts = [
-        Fact(name="load", value=f"{count:,} requests in {span:.1f} s, {failed} failed"),
-        Fact(name="rolled back", value=f"from version {before.champion} to version {before.previous}"),
-    ]
-    if first_answer is not None:
-        facts.append(
-            Fact(
-                name="command typed to first answer",
-                value=f"{first_answer - typed:.2f} s",
-                how="of the previous version, seen by a client; the start of the command line included",
-            )
-        )
-    seconds = told.get("switch_seconds") if isinstance(told, dict) else None
-    if isinstance(seconds, int | float):
-        facts.append(
-            Fact(
-                name="the switch itself", value=f"{seconds * 1000:.0f} ms", how="ledger transaction to routes in force"
-            )
-        )
-    return facts
