@@ -1,7 +1,8 @@
-"""Deletes what the contract no longer wants kept: old days of the inference log, old local copies of bundles.
+"""Deletes the private copies of bundles that the contract no longer wants kept.
 
-Never a bundle that is champion, previous or challenger, and nothing of the ledger or the registry: a bundle that was
-removed here is fetched again when it is needed.
+Never a bundle that is champion, previous or challenger, and nothing of the ledger or the registry: a copy that was
+removed here is fetched and verified again when it is needed. Old days of the inference log are deleted by the
+collector, its only writer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from slipway import inference_log
 from slipway.contract import Contract
 from slipway.environment import Environment
 from slipway.ledger import Ledger
@@ -27,22 +27,20 @@ class Retention:
         self._swept: dict[str, date] = {}
 
     def sweep(self, contract: Contract, as_of: datetime) -> list[Path]:
-        """Delete what is too old as of `as_of`; the folders that went. Nothing happens twice on one day."""
+        """Delete the oldest copies beyond the contract's number; the folders that went.
+
+        Looks once for every day of event time.
+        """
         today = as_of.astimezone(UTC).date()
         if self._swept.get(contract.model) == today:
             return []
-        gone = [*self._old_days(contract, as_of), *self._old_bundles(contract)]
+        gone = self._old_bundles(contract)
         for folder in gone:
             shutil.rmtree(folder, ignore_errors=True)
         self._swept[contract.model] = today
         if gone:
             get_logger().info("deleted", model=contract.model, folders=[str(folder) for folder in gone])
         return gone
-
-    def _old_days(self, contract: Contract, as_of: datetime) -> list[Path]:
-        last = (as_of - contract.retention.log).astimezone(UTC).date()
-        days = inference_log.date_folders(inference_log.folder_of(self._environment, contract.model))
-        return [folder for day, folder in sorted(days.items()) if day < last]
 
     def _old_bundles(self, contract: Contract) -> list[Path]:
         folder = self._environment.state.bundles / contract.model
