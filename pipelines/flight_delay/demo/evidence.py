@@ -106,15 +106,19 @@ def _read_windows(session: Session, model: str) -> list[Window]:
             end=row.window_end,
             verdict=row.verdict,
             metric=row.metric,
-            threshold=_number(row.numbers.get("threshold", row.numbers.get("bad_below"))),
+            threshold=_limit_of(row),
             numbers=row.numbers,
         )
         for row in rows
     ]
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _limit_of(row: MonitorRow) -> float | None:
+    """The champion's value at the gate less what the contract allows; None for monitors without a gate value."""
+    gate, drop = row.numbers.get("gate"), row.numbers.get("drop")
+    if not isinstance(gate, Mapping) or not isinstance(drop, int | float):
+        return None
+    return float(gate["value"]) - float(drop)
 
 
 def read_decisions(session: Session, model: str) -> list[Decision]:
