@@ -1,8 +1,8 @@
 """A Helm chart, or a manifest, by pinned reference or from a mirror's folder: how operators come.
 
-Every object is Pulumi's own (diff, drift and policies see it), and each passes the hardening first. Helm's hooks are not
-run: a part that relies on one makes what it needs itself. Values hold no outputs, since a chart renders nothing while one
-is unknown.
+Every object is Pulumi's own (diff, drift and policies see it), and each passes the hardening first. Helm's hooks are
+not run: a part that relies on one makes what it needs itself. Values hold no outputs, since a chart renders nothing
+while one is unknown.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class OperatorArgs:
     """False for what must reach into the node; the policy pack then demands a named exception."""
     connected: bool = True
     """False for definitions alone: there is nothing that listens or calls."""
+    brings_namespace: bool = False
+    """Its objects include the namespace, which the definitions then leave out."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,19 @@ class _Operator(Component):
     def __init__(self, name: str, args: OperatorArgs, version: str, opts: pulumi.ResourceOptions | None) -> None:
         pods = {workload: requests.as_dict() for workload, requests in args.pods.items()}
         super().__init__(args.part, name, args.site, opts, {"pin": args.pin, "version": version, "pods": pods})
-        self.policy = self._create_network_policy(args) if args.connected else None
+        self.policy = self._create_network_policy(args) if args.connected and not args.brings_namespace else None
         self._hardening = Hardening(
             self._labels(name), args.pods, args.site.settings.mirror.registry, restricted=args.restricted
         )
 
-    def _create_network_policy(self, args: OperatorArgs) -> NetworkPolicy:
+    def _create_network_policy(self, args: OperatorArgs, *after: pulumi.Resource) -> NetworkPolicy:
         return NetworkPolicy(
             f"{self.name}-network",
             metadata=self._metadata(self.name, args.namespace),
             spec=network.policy(
                 {}, ingress=args.ingress_from, egress=(network.DNS, network.API_SERVER, *args.egress_to)
             ),
-            opts=self._options(),
+            opts=self._options(*after),
         )
 
     def _hardened_options(self) -> pulumi.ResourceOptions:
@@ -130,4 +132,6 @@ class Manifest(_Operator):
             self.objects = Directory(name, directory=str(folder), opts=self._hardened_options())
         else:
             self.objects = ConfigFile(name, file=pin.source, opts=self._hardened_options())
+        if args.brings_namespace:
+            self.policy = self._create_network_policy(args, self.objects)
         self.register_outputs({"version": pin.version})

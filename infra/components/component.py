@@ -13,6 +13,7 @@ from typing import Any
 
 import pulumi
 from pulumi_kubernetes.apiextensions import CustomResource
+from pulumi_kubernetes.apiextensions.v1 import CustomResourceDefinition
 from pulumi_kubernetes.core.v1 import ConfigMap, Secret
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 
@@ -90,6 +91,7 @@ class Component(pulumi.ComponentResource):
         *,
         after: Sequence[pulumi.Resource] = (),
         annotations: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
         team: str = names.PLATFORM_TEAM,
     ) -> CustomResource:
         """An object of an operator's definition, made `after` that operator and so destroyed before it."""
@@ -97,7 +99,7 @@ class Component(pulumi.ComponentResource):
             f"{self.name}-{kind.lower()}-{name}",
             api_version=api_version,
             kind=kind,
-            metadata=self._metadata(name, namespace, annotations=annotations, team=team),
+            metadata=self._metadata(name, namespace, labels=labels, annotations=annotations, team=team),
             spec=spec,
             opts=self._options(*after),
         )
@@ -118,6 +120,29 @@ class Component(pulumi.ComponentResource):
             # `data`, not `stringData`: the API server keeps only the former, and a diff would compare the two.
             data={key: pulumi.Output.secret(value).apply(_encode) for key, value in values.items()},
             opts=self._options(),
+        )
+
+    def _look_up_definition(self, name: str) -> CustomResourceDefinition:
+        """A definition that the cluster is told to have: it is read, never changed and never deleted."""
+        return CustomResourceDefinition.get(f"{self.name}-existing-{name}", name, opts=self._options())
+
+    def _create_route(self, name: str, namespace: str, service: str, port: int) -> CustomResource:
+        """`name.<domain>` leads to a Service of `namespace`; the Gateway asks for a session or token first."""
+        return self._create_custom(
+            "gateway.networking.k8s.io/v1",
+            "HTTPRoute",
+            name,
+            namespace,
+            {
+                "parentRefs": [{"name": names.GATEWAY_NAME, "namespace": names.GATEWAY, "sectionName": "https"}],
+                "hostnames": [self.site.host(name)],
+                "rules": [
+                    {
+                        "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                        "backendRefs": [{"name": service, "port": port, "weight": 1}],
+                    }
+                ],
+            },
         )
 
     def _create_config(self, name: str, namespace: str, files: Mapping[str, pulumi.Input[str]]) -> ConfigMap:

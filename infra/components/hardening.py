@@ -20,6 +20,11 @@ _TEMPLATES: dict[str, tuple[str, ...]] = {
     "Job": ("spec", "template"),
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
+RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+PRIVILEGED = {"pod-security.kubernetes.io/enforce": "privileged"} | {
+    f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("audit", "warn")
+}
+"""Labels of a namespace: what it refuses, and what it at least writes down."""
 _TMP = "slipway-tmp"
 
 
@@ -29,7 +34,7 @@ class Hardening:
 
     labels: Mapping[str, str]
     pods: Mapping[str, Requests] = field(default_factory=dict)
-    """Workload -> what its first container requests; the others get little."""
+    """Workload, or workload/container, -> what its first container, or that one, requests; the others get little."""
     mirror: str = ""
     restricted: bool = True
 
@@ -39,6 +44,8 @@ class Hardening:
         metadata = changed.setdefault("metadata", {})
         # What the chart says about names and selectors stays; ours are added beside it.
         metadata["labels"] = {**self.labels, **(metadata.get("labels") or {})}
+        if changed.get("kind") == "Namespace":
+            metadata["labels"] |= RESTRICTED if self.restricted else PRIVILEGED
         path = _TEMPLATES.get(str(changed.get("kind")))
         if path:
             template = changed
@@ -70,8 +77,11 @@ class Hardening:
         _give_tmp(spec)
 
     def _request(self, container: dict[str, Any], workload: str, position: int) -> None:
-        if position == 0 and workload in self.pods:
-            container["resources"] = self.pods[workload].as_dict()
+        declared = self.pods.get(f"{workload}/{container['name']}") or (
+            self.pods.get(workload) if not position else None
+        )
+        if declared:
+            container["resources"] = declared.as_dict()
             return
         given = container.get("resources") or {}
         modest = Requests("10m", "32Mi", memory_limit="128Mi").as_dict()

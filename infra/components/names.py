@@ -28,6 +28,15 @@ PIPELINES = "kubeflow"
 GPU = "gpu-operator"
 COST = "opencost"
 
+GATEWAY_NAME = "slipway"
+"""Of the one Gateway, its class, and the ClusterIssuer of our own authority."""
+NODE_PORTS = {"http": 30080, "https": 30443}
+"""On kind: what its port mappings lead to."""
+ROUTES_LABEL = "slipway.dev/routes"
+"""On namespaces whose routes the Gateway takes."""
+DATABASE = "database"
+"""The PostgreSQL cluster; its read-write Service has `-rw` behind it."""
+
 DNS = ("kube-system", "kube-dns")
 """Namespace and `k8s-app` label of the cluster's DNS; the label is kube-dns with CoreDNS, too."""
 

@@ -81,7 +81,7 @@ class WorkloadArgs:
     """Not empty: the pod gets a token of its account, with these rights, and reaches the API server."""
     kind: Literal["Deployment", "Job", "CronJob"] = "Deployment"
     schedule: str = ""
-    """Of a CronJob."""
+    """Of a CronJob; empty: it never starts by itself, Jobs are made from its template."""
     replicas: int = 1
     metrics: bool = False
     """Prometheus scrapes `/metrics` on the first port."""
@@ -215,7 +215,8 @@ class Workload(Component):
             self.name,
             metadata=metadata,
             spec=CronJobSpecArgs(
-                schedule=self.args.schedule,
+                schedule=self.args.schedule or "0 0 31 2 *",
+                suspend=not self.args.schedule,
                 concurrency_policy="Forbid",
                 successful_jobs_history_limit=1,
                 failed_jobs_history_limit=3,

@@ -1,0 +1,218 @@
+"""PostgreSQL: one database and one login for each part that keeps tables, on CloudNativePG or on the cloud's own.
+
+Keeps no backup: name a place for it first (docs/clusters.md). A part reads its login from the Secret
+`database-<user>` in its own namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from string import Template
+
+import pulumi
+from pulumi_kubernetes.networking.v1 import NetworkPolicy
+
+from infra.components import names, network
+from infra.components.component import Component, Site
+from infra.components.pods import ConfigFiles, FromSecret, Requests
+from infra.components.workload import Workload, WorkloadArgs
+
+API = "postgresql.cnpg.io/v1"
+PORT = 5432
+INSTANCE = Requests("100m", "256Mi", memory_limit="1Gi")
+
+
+@dataclass(frozen=True)
+class DatabaseUser:
+    """A login, the database of the same name that it owns, and the namespaces whose pods use it."""
+
+    name: str
+    namespaces: tuple[str, ...]
+
+    @property
+    def secret(self) -> str:
+        return f"database-{self.name}"
+
+
+REGISTRY = DatabaseUser("registry", (names.SYSTEM,))
+LEDGER = DatabaseUser("ledger", (names.SYSTEM, names.TRAINING))
+FEATURES = DatabaseUser("features", (names.DATA, names.TRAINING, names.SERVING))
+
+
+@dataclass(frozen=True)
+class ManagedDatabase:
+    """A PostgreSQL of the cloud, as the cluster's project exports it."""
+
+    host: pulumi.Input[str]
+    username: pulumi.Input[str]
+    password: pulumi.Input[str]
+
+
+@dataclass(frozen=True)
+class DatabaseArgs:
+    site: Site
+    users: tuple[DatabaseUser, ...] = field(default=(REGISTRY, LEDGER, FEATURES))
+    managed: ManagedDatabase | None = None
+
+
+class Database(Component):
+    """The database server and everybody's login."""
+
+    def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("database", name, args.site, opts)
+        self.args = args
+        self.host: pulumi.Input[str]
+        if args.managed:
+            self.host = args.managed.host
+            self._create_roles(args.managed)
+        else:
+            self.host = names.service(f"{names.DATABASE}-rw", names.DATA)
+            self._create_cluster()
+        for user in args.users:
+            self._create_login(user)
+        self.register_outputs({"host": self.host})
+
+    def _password(self, user: DatabaseUser) -> pulumi.Output[str]:
+        return self.site.secrets.read(f"database/{user.name}")
+
+    def _create_cluster(self) -> None:
+        settings = self.site.settings
+        part = settings.parts.database
+        storage = {"size": part.storage} | ({"storageClass": settings.storage_class} if settings.storage_class else {})
+        passwords = [
+            self._create_secret(
+                f"role-{user.name}",
+                names.DATA,
+                {"username": user.name, "password": self._password(user)},
+                kind="kubernetes.io/basic-auth",
+                labels={"cnpg.io/reload": "true"},
+            )
+            for user in self.args.users
+        ]
+        cluster = self._create_custom(
+            API,
+            "Cluster",
+            names.DATABASE,
+            names.DATA,
+            {
+                "instances": part.instances,
+                "imageName": self.site.image("postgresql"),
+                "storage": storage,
+                "resources": INSTANCE.as_dict(),
+                "enableSuperuserAccess": False,
+                "inheritedMetadata": {"labels": self._labels(names.DATABASE)},
+                "managed": {
+                    "roles": [
+                        {
+                            "name": user.name,
+                            "ensure": "present",
+                            "login": True,
+                            "connectionLimit": 50,
+                            "passwordSecret": {"name": f"role-{user.name}"},
+                        }
+                        for user in self.args.users
+                    ]
+                },
+                "postgresql": {"parameters": {"shared_buffers": "64MB", "max_connections": "160"}},
+            },
+            after=[*passwords, self._create_network_policy()],
+        )
+        for user in self.args.users:
+            self._create_custom(
+                API,
+                "Database",
+                user.name,
+                names.DATA,
+                {
+                    "name": user.name,
+                    "owner": user.name,
+                    "cluster": {"name": names.DATABASE},
+                    # What `down` keeps or deletes are volumes, not single databases.
+                    "databaseReclaimPolicy": "retain",
+                },
+                after=[cluster],
+            )
+
+    def _create_network_policy(self) -> NetworkPolicy:
+        selector = {"cnpg.io/cluster": names.DATABASE}
+        users = sorted({namespace for user in self.args.users for namespace in user.namespaces})
+        itself = network.pods(selector, PORT, 8000)
+        return NetworkPolicy(
+            f"{self.name}-network",
+            metadata=self._metadata(names.DATABASE, names.DATA),
+            spec=network.policy(
+                selector,
+                ingress=(
+                    *(network.namespace(namespace, PORT) for namespace in users),
+                    network.namespace(names.DATABASE_OPERATOR, 8000),
+                    network.namespace(names.MONITORING, 9187),
+                    itself,
+                ),
+                # Each instance reads its own cluster's object.
+                egress=(network.DNS, network.API_SERVER, itself),
+            ),
+            opts=self._options(),
+        )
+
+    def _create_roles(self, managed: ManagedDatabase) -> None:
+        """Logins and databases on a server that has no operator: one Job, which may run again."""
+        login = "database-administrator"
+        variables: dict[str, pulumi.Input[str]] = {
+            "PGHOST": managed.host,
+            "PGUSER": managed.username,
+            "PGPASSWORD": managed.password,
+        }
+        for user in self.args.users:
+            variables[f"PASSWORD_{user.name.upper()}"] = self._password(user)
+        self._create_secret(login, names.DATA, variables)
+        script = roles_script(self.args.users)
+        self._create_config("database-roles", names.DATA, {"roles.sql": script})
+        env: Mapping[str, str | FromSecret] = {
+            **{key: FromSecret(login, key) for key in variables},
+            "PGDATABASE": "postgres",
+            "PGSSLMODE": "require",
+        }
+        Workload(
+            "database-roles",
+            WorkloadArgs(
+                site=self.site,
+                part=self.part,
+                namespace=names.DATA,
+                image="postgresql",
+                kind="Job",
+                command=("psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--file=/etc/roles/roles.sql"),
+                env=env,
+                volumes=(ConfigFiles("/etc/roles", "database-roles", script),),
+                requests=Requests("50m", "64Mi"),
+                egress_to=(network.anyone(PORT),),
+                user=26,
+            ),
+            self._options(),
+        )
+
+    def _create_login(self, user: DatabaseUser) -> None:
+        password = self._password(user)
+        address = pulumi.Output.concat(
+            "postgresql+psycopg2://", user.name, ":", password, "@", self.host, f":{PORT}/{user.name}?sslmode=require"
+        )
+        for namespace in user.namespaces:
+            self._create_secret(
+                user.secret,
+                namespace,
+                {"username": user.name, "password": password, "host": self.host, "url": address},
+            )
+
+
+def roles_script(users: tuple[DatabaseUser, ...]) -> str:
+    """SQL for psql that makes what is missing and sets every password anew; passwords come by environment."""
+    return "".join(_ROLE.substitute(name=user.name, variable=f"PASSWORD_{user.name.upper()}") for user in users)
+
+
+_ROLE = Template("""\
+\\getenv password $variable
+SELECT 'CREATE ROLE $name LOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '$name') \\gexec
+ALTER ROLE $name PASSWORD :'password';
+GRANT $name TO CURRENT_USER;
+SELECT 'CREATE DATABASE $name OWNER $name' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '$name') \\gexec
+""")

@@ -1,0 +1,84 @@
+"""The ground that everything stands on: namespaces that refuse unsafe pods and all traffic, and defaults for requests.
+
+No object of a part is here; an operator's definitions come with the operator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pulumi
+from pulumi_kubernetes.core.v1 import LimitRange, LimitRangeItemArgs, LimitRangeSpecArgs, Namespace
+from pulumi_kubernetes.networking.v1 import NetworkPolicy
+
+from infra.components import names, network
+from infra.components.component import Component, Site
+from infra.components.hardening import PRIVILEGED, RESTRICTED
+
+_OWNED: dict[str, tuple[str, ...]] = {
+    "cert_manager": (names.CERT_MANAGER,),
+    "serving": (names.SERVING_OPERATOR,),
+    "training": (names.TRAINING_OPERATOR,),
+    "queueing": (names.QUEUEING,),
+    "gpu": (names.GPU,),
+    "cost": (names.COST,),
+}
+"""Namespaces of operators, by part; those of manifests that bring their own are not here."""
+_ROUTED = (names.SYSTEM, names.SERVING, names.MONITORING)
+
+
+@dataclass(frozen=True)
+class DefinitionsArgs:
+    site: Site
+
+
+class Definitions(Component):
+    """Namespaces with their default policies."""
+
+    def __init__(self, name: str, args: DefinitionsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("definitions", name, args.site, opts)
+        self.namespaces = {namespace: self._create_namespace(namespace) for namespace in self._wanted()}
+        self.register_outputs({"namespaces": list(self.namespaces)})
+
+    def _wanted(self) -> list[str]:
+        settings = self.site.settings
+        owned = [
+            namespace
+            for part, namespaces in _OWNED.items()
+            if settings.part(part).enabled and not getattr(settings.part(part), "existing", False)
+            for namespace in namespaces
+        ]
+        if settings.part("pipelines").enabled and settings.parts.pipelines.engine == "kfp":
+            owned.append(names.PIPELINES)
+        return [*names.PLATFORM, *owned]
+
+    def _create_namespace(self, name: str) -> Namespace:
+        # The device plugin mounts the kubelet's socket folder: nothing restricted can.
+        security = PRIVILEGED if name == names.GPU else RESTRICTED
+        namespace = Namespace(
+            name,
+            metadata=self._metadata(name, labels=security | ({names.ROUTES_LABEL: "true"} if name in _ROUTED else {})),
+            opts=self._options(),
+        )
+        NetworkPolicy(
+            f"{name}-deny",
+            metadata=self._metadata("deny-by-default", name),
+            spec=network.policy({}),
+            opts=self._options(namespace),
+        )
+        LimitRange(
+            f"{name}-limits",
+            metadata=self._metadata("defaults", name),
+            # For pods that an operator makes without saying what they need.
+            spec=LimitRangeSpecArgs(
+                limits=[
+                    LimitRangeItemArgs(
+                        type="Container",
+                        default={"cpu": "500m", "memory": "256Mi", "ephemeral-storage": "1Gi"},
+                        default_request={"cpu": "10m", "memory": "64Mi", "ephemeral-storage": "64Mi"},
+                    )
+                ]
+            ),
+            opts=self._options(namespace),
+        )
+        return namespace
