@@ -36,7 +36,7 @@ PUBLISHED = {
 """Passwords that charts and manuals ship with."""
 
 NOT_SECRET = {"true", "false", "none", "disabled", "enabled"}
-_ASSIGNMENT = re.compile(r"""^\s*["']?([A-Za-z_][\w.-]*)["']?\s*[:=]\s*["']?([^\s"',#]+)""", re.MULTILINE)
+_ASSIGNMENT = re.compile(r"""^[ \t-]*["']?([A-Za-z_][\w.-]*)["']?[ \t]*[:=][ \t]*["']?([^\s"',#]+)""", re.MULTILINE)
 
 
 def no_literal_secret(thing: KubeObject) -> Iterator[str]:
