@@ -246,6 +246,7 @@ def request_contract() -> Contract:
         {"name": "posted", "type": "timestamp"},
     ]
     document["entity"] = {"keys": ["carrier"], "event_time": "posted"}
+    document["gate"]["slices"] = ["carrier"]
     return Contract.model_validate(document)
 
 

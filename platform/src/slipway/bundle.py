@@ -27,7 +27,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slipway import signing
-from slipway.contract import Name
+from slipway.contract_values import Name
 from slipway.environment import Environment
 from slipway.errors import Refused, SlipwayError
 

@@ -55,20 +55,25 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
 def _meaning_at(model: Any, path: tuple[int | str, ...]) -> str:
     """What the key at `path` is for, in the words of its docstring; empty where there are none."""
     field = None
-    for part in path:
+    for part in _keys_of(path):
         field = getattr(model, "model_fields", {}).get(part)
         model = _table_of(field.annotation) if field else None
     return " ".join((field.description or "").split()) if field else ""
 
 
 def _keys_at(model: Any, path: tuple[int | str, ...]) -> list[str]:
-    """The keys that `model` knows at `path`; empty where the path leads through a list or a union."""
-    for part in path:
+    """The keys that `model` knows at `path`; empty where the path leads through a union."""
+    for part in _keys_of(path):
         field = getattr(model, "model_fields", {}).get(part)
         model = _table_of(field.annotation) if field else None
     return sorted(getattr(model, "model_fields", {}))
 
 
+def _keys_of(path: tuple[int | str, ...]) -> list[str]:
+    """Without the places in lists: all entries of a list follow one rule."""
+    return [part for part in path if isinstance(part, str)]
+
+
 def _table_of(annotation: Any) -> Any:
-    """The model of a key that may be left out (`X | None`) is X."""
+    """The model of a key that may be left out (`X | None`), or of a list's entries, is X."""
     return next((item for item in get_args(annotation) if item is not type(None)), annotation)
