@@ -7,7 +7,6 @@ Kubernetes': whoever has no role here may read nothing, and a role alone permits
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import pulumi
 from pulumi_kubernetes.networking.v1 import NetworkPolicy

@@ -1,6 +1,6 @@
 """The object store: SeaweedFS on one volume, or the cloud's own. One bucket and one credential for each part.
 
-A part reads its credential from the Secret `objects-<user>` in its own namespace. There is no second copy of the volume.
+A part reads its credential from the Secret `objects-<user>` in its own namespace. No second copy of the volume is kept.
 """
 
 from __future__ import annotations

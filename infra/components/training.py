@@ -1,4 +1,4 @@
-"""Where training runs: the template of a Ray job, a standing Ray cluster where the profile keeps one, and their network.
+"""Where training runs: the template of a Ray job, a standing Ray cluster where the profile keeps one, their network.
 
 Ray listens on every address and trusts whoever reaches it, so both a token and a network policy stand before it. Which
 job runs is the runner's business; it fills the template in.
@@ -20,6 +20,7 @@ from infra.components.kuberay import DASHBOARD
 from infra.components.pods import Requests
 
 API = "ray.io/v1"
+ANY = "0.0.0.0"  # noqa: S104  (inside a pod; its policy and the token decide who is answered)
 RAY_VERSION = "2.60.0"
 TOKEN = "ray-token"  # noqa: S105  (the Secret's name)
 TEMPLATE = "ray-job-template"
@@ -94,7 +95,7 @@ class Training(Component):
             "authOptions": {"mode": "token", "secretName": TOKEN},
             "headGroupSpec": {
                 "serviceType": "ClusterIP",
-                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0", "object-store-memory": "100000000"},
+                "rayStartParams": {"num-cpus": "0", "dashboard-host": ANY, "object-store-memory": "100000000"},
                 "template": self._pod("head", HEAD, autoscaling=autoscaling),
             },
             "workerGroupSpecs": groups,

@@ -1,0 +1,138 @@
+"""What is watched and shown: scraping of the platform's pods, alerts, dashboards, and Evidently's pages of reports.
+
+The monitors over models themselves run as CronJobs here, on the inference log; they need no Prometheus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pulumi
+import yaml
+from pulumi_kubernetes.core.v1 import ConfigMap
+
+from infra.components import database, names, network, object_store
+from infra.components.component import Component, Site
+from infra.components.pipelines import platform_environment
+from infra.components.pods import Claim, Requests, Scratch
+from infra.components.workload import Workload, WorkloadArgs
+
+REPORTS_PORT = 8000
+_FOLDER = Path(__file__).resolve().parents[2] / "monitoring"
+
+
+@dataclass(frozen=True)
+class MonitoringArgs:
+    site: Site
+    registry: str
+    """Address of MLflow."""
+
+
+class Monitoring(Component):
+    """Our monitors, alerts, dashboards and reports."""
+
+    def __init__(self, name: str, args: MonitoringArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("monitoring", name, args.site, opts)
+        self.args = args
+        self._create_reports()
+        self._create_monitors()
+        part = args.site.settings.parts.monitoring
+        if part.existing or part.prometheus:
+            self._create_scraping()
+            self._create_alerts()
+        if part.grafana and not part.existing:
+            self._create_route("grafana", names.MONITORING, "monitoring-grafana", 80)
+        if part.grafana or part.existing:
+            self._create_dashboards()
+        self.register_outputs({})
+
+    def _create_reports(self) -> Workload:
+        """Evidently's own token guards writes only; reads are asked for at the gateway."""
+        reports = Workload(
+            "reports",
+            WorkloadArgs(
+                site=self.site,
+                part=self.part,
+                namespace=names.SYSTEM,
+                image="platform",
+                command=("python", "-m", "slipway.reports_server"),
+                env={
+                    **platform_environment(self.site, self.args.registry),
+                    "SLIPWAY_LISTEN": f"0.0.0.0:{REPORTS_PORT}",
+                },
+                ports={"http": REPORTS_PORT},
+                volumes=(Claim("/state", "2Gi"),),
+                requests=Requests("20m", "256Mi", memory_limit="512Mi"),
+                ingress_from=(
+                    network.namespace(names.GATEWAY, REPORTS_PORT),
+                    network.app("monitor", REPORTS_PORT),
+                ),
+            ),
+            self._options(),
+        )
+        self._create_route("reports", names.SYSTEM, "reports", REPORTS_PORT)
+        return reports
+
+    def _create_monitors(self) -> Workload:
+        return Workload(
+            "monitor",
+            WorkloadArgs(
+                site=self.site,
+                part=self.part,
+                namespace=names.SYSTEM,
+                image="platform",
+                kind="CronJob",
+                # Windows are days long: an hour late is nothing, and a run that finds none due ends at once.
+                schedule="17 * * * *",
+                command=("python", "-m", "monitoring", "--once"),
+                env=platform_environment(self.site, self.args.registry),
+                volumes=(Scratch("/state", "2Gi"),),
+                requests=Requests("200m", "512Mi", memory_limit="1Gi"),
+                egress_to=(
+                    network.anyone(database.PORT),
+                    network.namespace(names.DATA, object_store.PORT, 6566, 6570),
+                    network.app("registry", 5000),
+                    network.app("reports", REPORTS_PORT),
+                ),
+            ),
+            self._options(),
+        )
+
+    def _create_scraping(self) -> None:
+        self._create_custom(
+            "monitoring.coreos.com/v1",
+            "PodMonitor",
+            "slipway",
+            names.MONITORING,
+            {
+                "selector": {"matchLabels": {"slipway.dev/metrics": "true"}},
+                "namespaceSelector": {"matchNames": list(names.PLATFORM)},
+                "podTargetLabels": ["slipway.dev/model", "slipway.dev/team", "app.kubernetes.io/name"],
+                "podMetricsEndpoints": [
+                    {"port": "http", "path": "/metrics"},
+                    {"port": "metrics", "path": "/stats/prometheus"},
+                ],
+            },
+        )
+
+    def _create_alerts(self) -> None:
+        for file in sorted((_FOLDER / "alerts").glob("*.y*ml")):
+            groups = yaml.safe_load(file.read_text())["groups"]
+            self._create_custom(
+                "monitoring.coreos.com/v1",
+                "PrometheusRule",
+                file.stem.replace("_", "-"),
+                names.MONITORING,
+                {"groups": groups},
+            )
+
+    def _create_dashboards(self) -> None:
+        for file in sorted((_FOLDER / "dashboards").glob("*.json")):
+            name = f"dashboard-{file.stem.replace('_', '-')}"
+            ConfigMap(
+                f"{self.name}-{name}",
+                metadata=self._metadata(name, names.MONITORING, labels={"grafana_dashboard": "1"}),
+                data={file.name: file.read_text()},
+                opts=self._options(),
+            )

@@ -1,0 +1,1 @@
+"""The project `slipway-services`: the platform on a cluster that is there already."""
