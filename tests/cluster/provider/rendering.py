@@ -1,0 +1,88 @@
+"""Charts, YAML and kustomize folders as objects: rendered by helm and kubectl from local files, never fetched."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Object = dict[str, Any]
+
+CHARTS = "SLIPWAY_TEST_CHARTS"
+"""Folder with `<chart>-<version>.tgz` or `<chart>/`: what takes the place of chart repositories."""
+WITHIN = 120
+"""Seconds for rendering one chart."""
+
+
+class NotAvailable(Exception):
+    """What should be rendered is not on this machine."""
+
+
+def render_chart(inputs: Object, name: str) -> list[Object]:
+    """As Helm v4 charts are: definitions included, hooks left out. Raises NotAvailable."""
+    command = [
+        *("helm", "template", inputs.get("name") or name, str(find_chart(inputs))),
+        *("--namespace", inputs.get("namespace") or "default", "--no-hooks", "--values", "-"),
+        *(("--skip-crds",) if inputs.get("skipCrds") else ("--include-crds",)),
+    ]
+    return [item for item in _objects(_run(command, json.dumps(inputs.get("values") or {}))) if not _is_hook(item)]
+
+
+def render_files(inputs: Object) -> list[Object]:
+    """Of a ConfigFile or ConfigGroup: its files, its YAML text and its objects."""
+    files = [inputs["file"]] if "file" in inputs else inputs.get("files", [])
+    found: list[Object] = []
+    for file in files:
+        path = Path(file)
+        if not path.is_file():
+            raise NotAvailable(f"{file} is not a file on this machine")
+        found += _objects(path.read_text())
+    found += _objects(inputs.get("yaml", ""))
+    return found + list(inputs.get("objs", []))
+
+
+def render_folder(inputs: Object) -> list[Object]:
+    """A kustomize folder."""
+    if not Path(inputs["directory"]).is_dir():
+        raise NotAvailable(f"{inputs['directory']} is not a folder on this machine")
+    return list(_objects(_run(["kubectl", "kustomize", inputs["directory"]], "")))
+
+
+def find_chart(inputs: Object) -> Path:
+    """The chart's folder or archive: as the path says, or by name and version in the folder of charts."""
+    chart, version = inputs["chart"], inputs.get("version") or ""
+    name = chart.rpartition("/")[2]
+    shelf = Path(os.environ[CHARTS]) if os.environ.get(CHARTS) else None
+    candidates = [Path(chart)] + ([shelf / f"{name}-{version}.tgz", shelf / name] if shelf else [])
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise NotAvailable(f"chart {chart} {version} is not on this machine".replace("  ", " "))
+
+
+def _objects(text: str) -> Iterator[Object]:
+    for document in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(document, dict):
+            if document.get("kind") == "List":
+                yield from document["items"]
+            elif document:
+                yield document
+
+
+def _is_hook(item: Object) -> bool:
+    return "helm.sh/hook" in ((item.get("metadata") or {}).get("annotations") or {})
+
+
+def _run(command: list[str], text: str) -> str:
+    if not shutil.which(command[0]):
+        raise NotAvailable(f"{command[0]} is not on the PATH")
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=WITHIN, check=False)
+    if done.returncode:
+        raise ValueError(f"{' '.join(command[:4])}: {done.stderr.strip()}")
+    return done.stdout
