@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -134,6 +134,9 @@ class Versions(Section):
         return [key for key, pin in self.pins() if not pin.digest]
 
 
+Pin = TypeVar("Pin", ChartPin, ManifestPin, ImagePin)
+
+
 def load_versions(file: Path = FILE, mirror: Path | None = None) -> Versions:
     """Read the pins, digests completed by the mirror's. Raises InvalidSettings with every mistake by its dotted key."""
     document = _read(file)
@@ -167,7 +170,7 @@ def _broken_rules(key: str, pin: ChartPin | ManifestPin | ImagePin) -> Iterator[
         yield Problem(key, f"source does not name version {pin.version}", "an address that cannot change")
 
 
-def _find(kind: str, name: str, pins: Mapping[str, Any]) -> Any:
+def _find(kind: str, name: str, pins: Mapping[str, Pin]) -> Pin:
     if name not in pins:
         raise Unknown(kind, name, sorted(pins))
     return pins[name]

@@ -47,7 +47,8 @@ class Requests:
         }
 
     def as_args(self) -> ResourceRequirementsArgs:
-        return ResourceRequirementsArgs(**self.as_dict())
+        resources = self.as_dict()
+        return ResourceRequirementsArgs(requests=resources["requests"], limits=resources["limits"])
 
 
 @dataclass(frozen=True)
