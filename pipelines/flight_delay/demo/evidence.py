@@ -135,7 +135,7 @@ def _decide(event: EventRow) -> Decision | None:
         "run_succeeded": (f"Gate passed version {version}.", "yes"),
         "run_refused": (f"{_refuser(told)} said no.", "no"),
         "run_failed": (f"Pipeline failed at {told.get('step', '?')}.", "no"),
-        "trigger_fired": ("Trigger: retrain.", "hold"),
+        "trigger_fired": (f"Trigger: retrain.{_windows_of(told)}", "hold"),
         "rollout_opened": (f"Rollout of version {challenger} opened.", "hold"),
         "rollout_looked": (f"Canary of version {challenger}: {verdict_of_look or 'looked'}.", "hold"),
         "rollout_moved": (f"Rollout of version {challenger}: on to {_place(told)}.", "yes"),
@@ -152,9 +152,15 @@ def _decide(event: EventRow) -> Decision | None:
         who=event.actor,
         what=what,
         verdict=verdict,
-        because=_reason(told),
+        because=shorten(_reason(told)),
         numbers=list_numbers({key: value for key, value in told.items() if key not in UNTOLD})[:MOST_LINES],
     )
+
+
+def _windows_of(told: Mapping[str, Any]) -> str:
+    """The windows that a trigger names, with what was measured."""
+    windows = [row for row in told.get("windows", []) if isinstance(row.get("metric"), float)]
+    return "".join(f" Week to {str(row['end'])[:10]}: {row['metric']:.3f} {row['verdict']}." for row in windows)
 
 
 def _refuser(told: Mapping[str, Any]) -> str:

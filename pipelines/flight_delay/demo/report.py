@@ -157,4 +157,6 @@ def _estimate(value: Estimate | None) -> Markup | str:
 
 
 def _difference(value: Estimate | None) -> str:
+    if value is not None and value.low == value.high == 0:
+        return "the same model"
     return NOTHING if value is None else f"{value.value:+.3f} ({value.low:+.3f} to {value.high:+.3f})"

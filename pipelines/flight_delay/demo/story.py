@@ -86,11 +86,11 @@ class Storyteller:
         self.stage.run("up")
         self._replay(self.plan.history, self.plan.launch, sample=0.0)
         broken = self._submit("broken-snapshot", "a snapshot in metres", {"corrupt": METRES})
-        act.found.append(Fact(name="broken snapshot", value=_told(broken)))
+        act.found.append(Fact(name="broken snapshot", value=self._tell(broken)))
         if broken.state != "refused" or "distance" not in str(broken.outcome):
             raise Missed(f"validation did not stop the broken snapshot: {broken.state} at {broken.step}")
         first = self._submit("first", "first training", {})
-        act.found.append(Fact(name=f"version {first.version}", value=_told(first)))
+        act.found.append(Fact(name=f"version {first.version}", value=self._tell(first)))
         if first.state != "succeeded" or first.version is None:
             raise Missed(f"the first version did not pass: {first.state} at {first.step}")
         self.first_version = first.version
@@ -99,7 +99,7 @@ class Storyteller:
             limit=180, what="the launch of the first version",
         )  # fmt: skip
         worthless = self._submit("worthless", "trained on shuffled labels", {"shuffle_labels": True})
-        act.found.append(Fact(name="version from shuffled labels", value=_told(worthless)))
+        act.found.append(Fact(name="version from shuffled labels", value=self._tell(worthless)))
         if worthless.state != "refused" or self._verdict_of_gate(worthless) != "refused":
             raise Missed(f"the gate did not refuse the worthless version: {worthless.state} at {worthless.step}")
 
@@ -128,7 +128,7 @@ class Storyteller:
         act.found += [
             Fact(name="bad windows before the trigger", value=spelled or "none"),
             Fact(name="trigger", value=f"{trigger.as_of:%d %b %H:%M}, {trigger.kind}, attempt {trigger.attempt}"),
-            Fact(name=f"gate of version {first.challenger}", value=_told(run)),
+            Fact(name=f"gate of version {first.challenger}", value=self._tell(run)),
             Fact(name="canary", value=_last_look(first)),
             Fact(name="promotions by itself in this act", value=str(len(promoted))),
         ]
@@ -156,7 +156,7 @@ class Storyteller:
                 (row for row in rollouts.list_all(session, self.stage.model) if row.challenger == run.version), None
             )
             state = versions.read(session, self.stage.model, run.version).state if run.version else "never registered"
-        act.found.append(Fact(name="gate, fed false times", value=_told(run)))
+        act.found.append(Fact(name="gate, fed false times", value=self._tell(run)))
         act.found.append(
             Fact(name="leak test of its features", value=_test_leaks(self.plan.decay), how="the gate does not ask it")
         )
@@ -219,6 +219,21 @@ class Storyteller:
             raise SlipwayError(f"{reason}: the run failed at {found.step}: {found.outcome.get('message', '')}")
         return found
 
+    def _tell(self, run: RunRow) -> str:
+        """How a run ended: what the gate found of its version, or why there is none."""
+        why = shorten(str(run.outcome.get("message", "")))
+        if run.version is None:
+            return f"{run.state} at {run.step}. {why}"
+        with self.stage.ledger.read() as session:
+            gate = versions.read(session, self.stage.model, run.version).gate
+        numbers = (
+            f"{gate.get('verdict')}: AUC {gate['value']:.3f} ({gate['interval'][0]:.3f} to {gate['interval'][1]:.3f})"
+        )
+        if rival := gate.get("difference"):
+            name = f"version {gate['champion']}" if gate.get("champion") else "the simple baseline"
+            numbers += f", {rival['estimate']:+.3f} ({rival['low']:+.3f} to {rival['high']:+.3f}) against {name}"
+        return f"{numbers}. {why}".removesuffix(" ")
+
     def _verdict_of_gate(self, run: RunRow) -> str:
         if run.version is None:
             return ""
@@ -242,11 +257,6 @@ class Storyteller:
         with self.stage.ledger.read() as session:
             triggered = {run.version for run in runs.list_all(session, self.stage.model) if run.trigger is not None}
             return [row for row in rollouts.list_all(session, self.stage.model) if row.challenger in triggered]
-
-
-def _told(run: RunRow) -> str:
-    """How a run ended, with what decided."""
-    return f"{run.state} at {run.step}. {shorten(str(run.outcome.get('message', '')))}".strip()
 
 
 def _last_look(rollout: RolloutRow) -> str:

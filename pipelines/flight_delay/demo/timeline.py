@@ -76,9 +76,12 @@ def _marks(marks: list[Mark], scale: TimeScale, lanes: dict[str, float]) -> list
         parts.append(
             tag("circle", hint(f"{mark.at:%d %b %H:%M}: {mark.text}"), cx=x, cy=y, r=5.5, class_=f"fill-{verdict}")
         )
+        width = 16 + 6.4 * len(mark.label)
         if x > labelled.get(mark.lane, 0.0):
-            parts.append(text(x + 9, y + 4, mark.label, class_=f"mark text-{verdict}"))
-            labelled[mark.lane] = x + 16 + 6.2 * len(mark.label)
+            left = x + width > RIGHT
+            place, anchor = (x - 9, "end") if left else (x + 9, "start")
+            parts.append(text(place, y + 4, mark.label, class_=f"mark text-{verdict}", anchor=anchor))
+            labelled[mark.lane] = x if left else x + width
     return parts
 
 
