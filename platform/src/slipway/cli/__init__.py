@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from slipway.cli import data, models, monitors, platform, releases, secrets, serving
+from slipway.cli import data, mirror, models, monitors, platform, releases, secrets, serving
 from slipway.environment import VARIABLE
 from slipway.errors import SlipwayError
 
@@ -25,7 +25,7 @@ def choose_environment(
     os.environ[VARIABLE] = env
 
 
-for group in (platform, models, releases, serving, monitors, data, secrets):
+for group in (platform, models, releases, serving, monitors, data, secrets, mirror):
     group.register(app)
 
 
