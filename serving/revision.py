@@ -5,8 +5,10 @@ The only thing that is loaded is LightGBM's text format, from the private copy w
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +17,15 @@ from feature_repo.transforms import FieldKind, Transforms, find_transforms
 from slipway.bundle import MODEL, Manifest, fetch_bundle, verify_bundle
 from slipway.contract import Contract, load_contract
 from slipway.environment import Environment
-from slipway.errors import InvalidInput, Refused
+from slipway.errors import InvalidInput, NotReady, Refused
 from slipway.request_schema import RequestSchema
 from slipway.signing import public_key_of
 
 if TYPE_CHECKING:
     from lightgbm import Booster
+
+REGISTRY_SECONDS, _PAUSE = 60.0, 1.0
+"""Longest wait for the registry, and between two attempts."""
 
 _DTYPES: dict[FieldKind, np.dtype[Any]] = {
     "string": np.dtype(object),
@@ -61,6 +66,19 @@ def _as_array(values: list[Any] | np.ndarray, kind: FieldKind) -> np.ndarray:
     return np.asarray(values, dtype=_DTYPES[kind])
 
 
+def _fetch(environment: Environment, model: str, version: int) -> Path:
+    """The verified bundle. A registry that is starting too, as after a kill of everything, is waited for here: ending
+    would cost seconds of imports each time and look like a server that cannot start."""
+    deadline = time.monotonic() + REGISTRY_SECONDS
+    while True:
+        try:
+            return fetch_bundle(environment, model, version)
+        except NotReady:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
+
+
 def load_revision(environment: Environment, model: str, version: int) -> Revision:
     """Fetch, verify and load a version, then answer its golden requests.
 
@@ -68,7 +86,7 @@ def load_revision(environment: Environment, model: str, version: int) -> Revisio
     or feature service that this code does not have, NotReady when the registry is needed and does not answer.
     """
     contract = load_contract(model)
-    folder = fetch_bundle(environment, model, version)
+    folder = _fetch(environment, model, version)
     manifest = verify_bundle(folder, model=model, version=version, public_key=public_key_of(environment))
     transforms = find_transforms(manifest.feature_service)
     if transforms.hash != manifest.transforms_hash:

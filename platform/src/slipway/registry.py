@@ -29,6 +29,8 @@ INCOMPLETE = "incomplete"
 _FOLDER = "bundle"
 _SCHEME = "mlflow-artifacts:/"
 _TRIES = 4
+_AWAY = (502, 503, 504)
+"""What the gateway answers while MLflow is not there."""
 _BATCH = 100
 """Parameters in one request; MLflow takes no more."""
 
@@ -243,12 +245,18 @@ class Registry:
             raise SlipwayError(f"registry: {file.name} was not taken: {response.status_code}: {message}")
 
     def _fetch(self, client: httpx.Client, path: str, file: Path) -> None:
-        with client.stream("GET", f"/api/2.0/mlflow-artifacts/artifacts/{quote(path)}") as response:
-            if not response.is_success:
-                raise SlipwayError(f"registry: {file.name} was not given: {response.status_code}")
-            with file.open("wb") as stream:
-                for chunk in response.iter_bytes():
-                    stream.write(chunk)
+        try:
+            with client.stream("GET", f"/api/2.0/mlflow-artifacts/artifacts/{quote(path)}") as response:
+                if response.status_code in _AWAY:
+                    raise NotReady(f"registry: the gateway answers {response.status_code}", hint="slipway status")
+                if not response.is_success:
+                    raise SlipwayError(f"registry: {file.name} was not given: {response.status_code}")
+                with file.open("wb") as stream:
+                    for chunk in response.iter_bytes():
+                        stream.write(chunk)
+        except httpx.HTTPError as error:
+            message = f"registry: {file.name} was cut off: {error or type(error).__name__}"
+            raise NotReady(message, hint="slipway status") from error
 
 
 def _send(request: Callable[[], httpx.Response], tries: int) -> httpx.Response:
@@ -261,7 +269,7 @@ def _send(request: Callable[[], httpx.Response], tries: int) -> httpx.Response:
                 reason = str(error) or type(error).__name__
                 raise NotReady(f"registry: no answer: {reason}", hint="slipway status") from error
         else:
-            if response.status_code not in (502, 503, 504):
+            if response.status_code not in _AWAY:
                 return response
             if attempt == tries:
                 raise NotReady(f"registry: the gateway answers {response.status_code}", hint="slipway status")
