@@ -49,7 +49,7 @@ ROWS = 5
 """In one request: the gateway splits requests, the labels are counted by row."""
 REQUESTS = 520
 """For one step of a rollout: the contract asks for 500 answers."""
-CONNECTIONS = 4
+CONNECTIONS = 2
 SETTINGS = """\
 name = "small"
 state_dir = "{state}"
@@ -69,6 +69,14 @@ class Asked:
     failures: list[str] = field(default_factory=list)
     defaults: int = 0
     """Views that fell back to their defaults, summed over the requests."""
+    ids: list[str] = field(default_factory=list)
+
+    def add(self, other: Asked) -> None:
+        for version, count in other.answers.items():
+            self.answers[version] = self.answers.get(version, 0) + count
+        self.failures += other.failures
+        self.defaults += other.defaults
+        self.ids += other.ids
 
 
 def wait(condition: Callable[[], Found], seconds: float, what: str) -> Found:
@@ -117,15 +125,22 @@ class SmallPlatform:
                 MODEL, f"small-{number}", lambda version: self._build(Path(folder), version, number, good)
             )
 
+    def announce(self, version: int) -> None:
+        """Make the version known to the ledger, for a person to use: the controller takes no notice of it."""
+        self._note(version, run_has_ended=False)
+
     def deliver(self, version: int) -> None:
         """Leave the version in the ledger as a run that has succeeded does; the controller takes it up from there."""
-        manifest = self.manifest_of(version)
-        now = self.now()
+        self._note(version, run_has_ended=True)
+
+    def _note(self, version: int, *, run_has_ended: bool) -> None:
+        digest, now = self.manifest_of(version).content_digest, self.now()
+        gate = {"verdict": "passed", "reasons": []}
         with self.ledger.transaction() as session:
-            run = runs.submit(session, key=f"delivery-{version}", model=MODEL, reason="test", as_of=now)
-            gate = {"verdict": "passed", "reasons": []}
-            versions.add(session, MODEL, version, digest=manifest.content_digest, gate=gate, passed=True, as_of=now)
-            runs.finish(session, run.id, "succeeded", version=version, outcome={})
+            versions.add(session, MODEL, version, digest=digest, gate=gate, passed=True, as_of=now)
+            if run_has_ended:
+                run = runs.submit(session, key=f"delivery-{version}", model=MODEL, reason="test", as_of=now)
+                runs.finish(session, run.id, "succeeded", version=version, outcome={})
 
     def _build(self, folder: Path, version: int, number: int, good: bool) -> Path:
         transforms = find_transforms(SERVICE)
@@ -185,6 +200,7 @@ class SmallPlatform:
             for one, id_ in zip(flights, answer.json()["prediction_ids"], strict=True):
                 label = {"model": MODEL, "prediction_id": id_, "value": is_late(one["scheduled_minutes"], draw)}
                 self._known.append(label | {"known_at": (now + timedelta(hours=6)).isoformat()})
+                asked.ids.append(id_)
 
         def ask_many(count: int) -> None:
             with self.client("predict") as client:
@@ -351,7 +367,7 @@ class SmallPlatform:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[SmallPlatform]:
+def run_platform(folder: Path) -> Iterator[SmallPlatform]:
     """A platform that was brought up by the command that people type, with its first version launched."""
     environment = make_environment(folder)
     environment.state.prepare()

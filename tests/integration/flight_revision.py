@@ -60,10 +60,10 @@ def set_clock(environment: Environment, moment: datetime) -> None:
     ReplayClock(environment.state.clock_file).set(moment)
 
 
-def publish_values(environment: Environment) -> None:
-    """One online row for every view and every key that `instance` uses."""
+def publish_values(environment: Environment, now: datetime = NOW) -> None:
+    """One online row, ten minutes old, for every view and every key that `instance` uses."""
     store = open_store(environment)
-    moment = NOW - timedelta(minutes=10)
+    moment = now - timedelta(minutes=10)
     domains = {"carrier": CARRIERS, "origin": ["JFK"], "dest": DESTS, "flight": [100]}
     for view in VIEWS:
         keys = pd.MultiIndex.from_product([domains[key] for key in view.keys], names=view.keys).to_frame(index=False)
@@ -74,7 +74,7 @@ def publish_values(environment: Environment) -> None:
             ]
             for feature in view.features
         }
-        publish(environment, store, view.name, keys.assign(**values, event_timestamp=moment), as_of=NOW)
+        publish(environment, store, view.name, keys.assign(**values, event_timestamp=moment), as_of=now)
 
 
 def make_bundle(environment: Environment, version: int = 1, *, seed: int = 0, **changes: Any) -> None:
