@@ -123,6 +123,14 @@ class Versions(Section):
     def image(self, name: str) -> ImagePin:
         return _find("image", name, self.images)
 
+    def pinned(self, image: str, mirror: str = "") -> str:
+        """What to run for an image that a chart names: by digest where it is pinned here, from the mirror if any."""
+        address = canonical(image)
+        for pin in self.images.values():
+            if address == f"{pin.reference}:{pin.tag}":
+                return pin.address(mirror)
+        return f"{mirror}/{address.partition('/')[2]}" if mirror else image
+
     def pins(self) -> Iterator[tuple[str, ChartPin | ManifestPin | ImagePin]]:
         """(dotted key, pin) in the order of the file."""
         for table in ("charts", "manifests", "images"):
@@ -150,6 +158,14 @@ def load_versions(file: Path = FILE, mirror: Path | None = None) -> Versions:
     if problems:
         raise InvalidSettings(problems)
     return versions
+
+
+def canonical(image: str) -> str:
+    """An image's name with its registry: what has none is Docker Hub's, which adds `library/` to a single word."""
+    host, slash, _ = image.partition("/")
+    if not slash:
+        return f"docker.io/library/{image}"
+    return image if "." in host or ":" in host or host == "localhost" else f"docker.io/{image}"
 
 
 def _broken_rules(key: str, pin: ChartPin | ManifestPin | ImagePin) -> Iterator[Problem]:

@@ -36,6 +36,8 @@ class OperatorArgs:
     namespace: str
     pods: Mapping[str, Requests] = field(default_factory=dict)
     """Every workload that it brings, and what that requests: imposed, and counted in the table of requests."""
+    disk: str = ""
+    """Size of the volumes that its operator claims, for that table."""
     ingress_from: tuple[Peer, ...] = ()
     egress_to: tuple[Peer, ...] = ()
     restricted: bool = True
@@ -64,11 +66,15 @@ class _Operator(Component):
 
     def __init__(self, name: str, args: OperatorArgs, version: str, opts: pulumi.ResourceOptions | None) -> None:
         pods = {workload: requests.as_dict() for workload, requests in args.pods.items()}
-        super().__init__(args.part, name, args.site, opts, {"pin": args.pin, "version": version, "pods": pods})
-        self.policy = self._create_network_policy(args) if args.connected and not args.brings_namespace else None
-        self._hardening = Hardening(
-            self._labels(name), args.pods, args.site.settings.mirror.registry, restricted=args.restricted
+        super().__init__(
+            args.part,
+            name,
+            args.site,
+            opts,
+            {"part": args.part, "pin": args.pin, "version": version, "pods": pods, "disk": args.disk},
         )
+        self.policy = self._create_network_policy(args) if args.connected and not args.brings_namespace else None
+        self._hardening = Hardening(self._labels(name), args.pods, args.site.foreign_image, restricted=args.restricted)
 
     def _create_network_policy(self, args: OperatorArgs, *after: pulumi.Resource) -> NetworkPolicy:
         return NetworkPolicy(

@@ -38,6 +38,10 @@ class Site:
             return self.settings.image
         return self.versions.image(name).address(self.settings.mirror.registry)
 
+    def foreign_image(self, image: str) -> str:
+        """What to run for an image that a chart names."""
+        return self.versions.pinned(image, self.settings.mirror.registry)
+
     def host(self, name: str) -> str:
         return names.host(name, self.settings.domain)
 

@@ -7,7 +7,7 @@ Keeps no backup: name a place for it first (docs/clusters.md). A part reads its 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from string import Template
 
 import pulumi
@@ -52,7 +52,7 @@ class ManagedDatabase:
 @dataclass(frozen=True)
 class DatabaseArgs:
     site: Site
-    users: tuple[DatabaseUser, ...] = field(default=(REGISTRY, LEDGER, FEATURES))
+    users: tuple[DatabaseUser, ...] = (REGISTRY, LEDGER, FEATURES)
     managed: ManagedDatabase | None = None
 
 

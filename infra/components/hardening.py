@@ -7,7 +7,7 @@ reach pods that an operator makes later: those are set in the operator's own obj
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,8 @@ class Hardening:
     labels: Mapping[str, str]
     pods: Mapping[str, Requests] = field(default_factory=dict)
     """Workload, or workload/container, -> what its first container, or that one, requests; the others get little."""
-    mirror: str = ""
+    image: Callable[[str], str] = str
+    """What to run in place of an image: the same by digest, or from a mirror."""
     restricted: bool = True
 
     def apply(self, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,8 +61,7 @@ class Hardening:
         spec = template["spec"]
         for position, container in enumerate(_containers(spec)):
             self._request(container, workload, position)
-            if self.mirror:
-                container["image"] = mirrored(container["image"], self.mirror)
+            container["image"] = self.image(container["image"])
         if not self.restricted:
             return
         for name in ("hostNetwork", "hostPID", "hostIPC"):
@@ -86,16 +86,6 @@ class Hardening:
         given = container.get("resources") or {}
         modest = Requests("10m", "32Mi", memory_limit="128Mi").as_dict()
         container["resources"] = {kind: {**modest[kind], **(given.get(kind) or {})} for kind in ("requests", "limits")}
-
-
-def mirrored(image: str, registry: str) -> str:
-    """`image` below another registry. A name without a registry is Docker Hub's, which adds `library/` to one word."""
-    host, slash, path = image.partition("/")
-    if not slash:
-        path = f"library/{image}"
-    elif not ("." in host or ":" in host or host == "localhost"):
-        path = image
-    return f"{registry}/{path}"
 
 
 def _containers(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,6 @@ import pulumi
 from infra.components import names, network
 from infra.components.chart import HelmChart, HelmChartArgs
 from infra.components.component import Component, Site
-from infra.components.hardening import mirrored
 from infra.components.pods import Requests
 
 
@@ -47,8 +46,7 @@ class KServe(Component):
 
     def _create_manager(self, definitions: HelmChart) -> HelmChart:
         pin = self.site.versions.image("kserve_controller")
-        mirror = self.site.settings.mirror.registry
-        initializer = "docker.io/kserve/storage-initializer"
+        registry = self.site.settings.mirror.registry or "docker.io"
         return HelmChart(
             "kserve",
             HelmChartArgs(
@@ -86,7 +84,7 @@ class KServe(Component):
                             }
                         },
                         "storage": {
-                            "image": mirrored(initializer, mirror) if mirror else initializer,
+                            "image": f"{registry}/kserve/storage-initializer",
                             "enableModelcar": False,
                         },
                     }

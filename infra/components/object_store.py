@@ -6,7 +6,7 @@ A part reads its credential from the Secret `objects-<user>` in its own namespac
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pulumi
 
@@ -52,7 +52,7 @@ class ManagedObjectStore:
 @dataclass(frozen=True)
 class ObjectStoreArgs:
     site: Site
-    users: tuple[ObjectUser, ...] = field(default=(REGISTRY, INFERENCE_LOG, FEATURES))
+    users: tuple[ObjectUser, ...] = (REGISTRY, INFERENCE_LOG, FEATURES)
     managed: ManagedObjectStore | None = None
 
 

@@ -51,6 +51,8 @@ class Prometheus(Component):
     def _create_stack(self, login: pulumi.Resource) -> HelmChart:
         grafana = self.site.settings.parts.monitoring.grafana
         pods = {
+            # The operator makes this one; what it requests stands in the values.
+            f"prometheus-{_RELEASE}-prometheus": SERVER,
             f"{_RELEASE}-operator": Requests("20m", "64Mi", memory_limit="256Mi"),
             f"{_RELEASE}-kube-state-metrics": Requests("10m", "64Mi", memory_limit="128Mi"),
         } | ({f"{_RELEASE}-grafana/grafana": Requests("50m", "192Mi", memory_limit="512Mi")} if grafana else {})
@@ -62,6 +64,7 @@ class Prometheus(Component):
                 pin="kube_prometheus_stack",
                 namespace=names.MONITORING,
                 pods=pods,
+                disk=self.site.settings.parts.monitoring.storage,
                 ingress_from=(
                     network.anyone(10250),
                     network.namespace(names.MONITORING),

@@ -27,7 +27,7 @@ from infra.components.kubeflow_pipelines import KubeflowPipelines, KubeflowPipel
 from infra.components.kuberay import KubeRay, KubeRayArgs
 from infra.components.kueue import Kueue, KueueArgs
 from infra.components.monitoring import Monitoring, MonitoringArgs
-from infra.components.object_store import ObjectStore, ObjectStoreArgs
+from infra.components.object_store import PIPELINES, ObjectStore, ObjectStoreArgs
 from infra.components.pipelines import Pipelines, PipelinesArgs
 from infra.components.prometheus import Prometheus, PrometheusArgs
 from infra.components.queueing import Queueing, QueueingArgs
@@ -76,6 +76,9 @@ class Stack:
     def _wants(self, part: str) -> bool:
         return bool(self.site.settings.part(part).enabled)
 
+    def _wants_kubeflow(self) -> bool:
+        return self._wants("pipelines") and self.site.settings.parts.pipelines.engine == "kfp"
+
     def _after(self, *made: str, keep: bool = False) -> ResourceOptions:
         """Options of a component that is made after these (those of them that there are), and gone before them."""
         needed = [self.made[name] for name in ("definitions", *made) if name in self.made]
@@ -123,8 +126,9 @@ class Stack:
         if self._wants("cache"):
             made["cache"] = Cache("cache", CacheArgs(site, self.cluster.cache), self._after(keep=True))
         if self._wants("object_store"):
+            users = (*ObjectStoreArgs.users, *((PIPELINES,) if self._wants_kubeflow() else ()))
             made["object-store"] = ObjectStore(
-                "object-store", ObjectStoreArgs(site, managed=self.cluster.object_store), self._after(keep=True)
+                "object-store", ObjectStoreArgs(site, users, self.cluster.object_store), self._after(keep=True)
             )
 
     def _ml_services(self) -> None:
@@ -149,7 +153,7 @@ class Stack:
         if self._wants("training"):
             made["training"] = Training("training", TrainingArgs(site), self._after("kuberay", "kueue", "registry"))
         if self._wants("pipelines"):
-            if site.settings.parts.pipelines.engine == "kfp":
+            if self._wants_kubeflow():
                 made["kubeflow-pipelines"] = KubeflowPipelines(
                     "kubeflow", KubeflowPipelinesArgs(site), self._after("object-store", "gateway", "kueue")
                 )

@@ -32,6 +32,8 @@ class GatewayPart(PartSettings):
     """The cluster has the Gateway API's definitions already: use them, never delete them."""
     replicas: Replicas = 1
     """Envoys behind the one Gateway."""
+    exposure: Literal["load_balancer", "node_port", "cluster"] = "load_balancer"
+    """How the Gateway is reached from outside; a kind cluster always maps ports of its node."""
 
 
 class CertManagerPart(PartSettings):
@@ -75,7 +77,7 @@ class PipelinesPart(PartSettings):
 class TrainingPart(PartSettings):
     standing_cluster: bool = False
     """Keep a Ray head warm; otherwise each run brings its own and takes it away."""
-    cpu_workers: Count = 2
+    cpu_workers: Count = 1
     """Ray workers that one cluster may grow to, from zero."""
     gpu_workers: Count = 0
     """Ray workers with one GPU each that one cluster may grow to, from zero; needs a GPU pool."""
