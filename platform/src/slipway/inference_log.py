@@ -86,7 +86,8 @@ def read_rows(
     delivered: bool | None = None,
     columns: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Rows with event time in [start, end), one per (id, version), the delivered one preferred; by event time.
+    """Rows with event time in [start, end), one per (id, version), the delivered one preferred; by event time and
+    version.
 
     `columns` None takes all; a named column that no row has comes as NaN. Moments are datetime64[us, UTC]. No rows:
     an empty frame with its columns. Raises SlipwayError when files keep vanishing under the reader.
@@ -100,7 +101,7 @@ def read_rows(
         frame = frame[frame["version"].isin(versions)]
     if delivered is not None:
         frame = frame[frame["delivered"] == delivered]
-    frame = frame.sort_values("event_time", kind="stable").reset_index(drop=True)
+    frame = frame.sort_values(["event_time", "version"], kind="stable").reset_index(drop=True)
     return frame if columns is None else frame.reindex(columns=list(columns))
 
 
