@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -301,6 +301,45 @@ def test_answers_are_counted_across_a_restart_of_the_gateway(launched: World) ->
     launched.turn()
     counts = launched.rollout().counts
     assert (counts["1"]["answers"], counts["2"]["answers"]) == (250, 35)
+
+
+def test_answers_from_before_the_challenger_had_its_share_are_not_counted(world: World) -> None:
+    deliver(world.ledger, 1)
+    world.turn()
+    deliver(world.ledger, 2)
+    world.target.set(gateway_down=True)
+    world.turn()
+    world.target.answer(1, 400)
+    world.turn()
+    assert (world.rollout().state, world.rollout().counts) == ("canary", {})
+    # A controller set the traffic and died; the next one reads the counters when much was answered already.
+    world.target.set(gateway_down=False, traffic=asdict(Traffic(champion=1, challenger=2, percent=10)))
+    world.target.answer(1, 400)
+    world.target.answer(2, 45)
+    world.restart()
+    world.turn()
+    world.target.answer(1, 300)
+    world.target.answer(2, 30)
+    world.turn()
+    rollout = world.rollout()
+    assert rollout.state == "canary", rollout.reason
+    assert {version: entry["answers"] for version, entry in rollout.counts.items()} == {"1": 300, "2": 30}
+
+
+def test_answers_at_the_share_of_the_step_before_are_not_counted(launched: World) -> None:
+    set_clock(launched.environment, START + 2 * DAY)
+    for version, count in ((1, 500), (2, 60)):
+        launched.target.answer(version, count)
+    launched.target.set(gateway_down=True)
+    launched.turn()
+    assert launched.rollout().step == 1
+    for version, count in ((1, 900), (2, 100)):
+        launched.target.answer(version, count)
+    launched.turn()
+    assert launched.rollout().counts == {}
+    launched.target.set(gateway_down=False)
+    launched.turn()
+    assert launched.rollout().state == "canary", launched.rollout().reason
 
 
 def test_lost_traffic_and_lost_servers_are_put_back(launched: World) -> None:

@@ -81,6 +81,8 @@ class Canary:
         if not now and rollout.counts and moment - self._sampled.get(rollout.id, -SAMPLE_SECONDS) < SAMPLE_SECONDS:
             return rollout
         self._sampled[rollout.id] = moment
+        if not _has_its_share(world, rollout):
+            return rollout
         try:
             counts: Counts = analysis.add_counts(rollout.counts, world.target.count_answers(world.model))
         except NotReady as error:
@@ -123,6 +125,14 @@ class Canary:
             return False
         self._read[rollout.id] = (rollout.step, cohort)
         return True
+
+
+def _has_its_share(world: World, rollout: RolloutRow) -> bool:
+    """Whether the gateway does by now what the ledger says. Answers from before, when a controller has died between the
+    two, would be the champion's alone: the challenger would look starved."""
+    routed = world.target.read_traffic(world.model)
+    wanted = (rollout.challenger, rollouts.percent_of(rollout))
+    return routed is not None and (routed.challenger, routed.percent) == wanted
 
 
 def _judge_answers(rollout: RolloutRow, plan: RolloutPlan) -> Finding:
