@@ -77,8 +77,8 @@ def _marks(marks: list[Mark], scale: TimeScale, lanes: dict[str, float]) -> list
             tag("circle", hint(f"{mark.at:%d %b %H:%M}: {mark.text}"), cx=x, cy=y, r=5.5, class_=f"fill-{verdict}")
         )
         width = 16 + 6.4 * len(mark.label)
-        if x > labelled.get(mark.lane, 0.0):
-            left = x + width > RIGHT
+        left = x + width > RIGHT
+        if (x - width if left else x) > labelled.get(mark.lane, 0.0):
             place, anchor = (x - 9, "end") if left else (x + 9, "start")
             parts.append(text(place, y + 4, mark.label, class_=f"mark text-{verdict}", anchor=anchor))
             labelled[mark.lane] = x if left else x + width
