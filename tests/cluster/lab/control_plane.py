@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.lab.certificates import Authority, Pair, create_signing_key
+from tests.cluster.lab.certificates import Authority, create_signing_key
 from tests.cluster.lab.processes import LabError, Process, free_ports, wait_until
 from tests.cluster.tools.build import find_program, module_folder
 
@@ -26,6 +26,7 @@ Object = dict[str, Any]
 
 SERVICES, PODS = "10.96.0.0/16", "10.244.0.0/16"
 NODE_ANNOTATION = "kwok.x-k8s.io/node"
+_POD_STAGES = ("pod/fast/pod-ready", "pod/fast/pod-delete")
 READY_WITHIN = 90.0
 COMMAND_WITHIN = 120.0
 
@@ -116,9 +117,20 @@ class ControlPlane:
         """Returns when it is gone, finalizers and all."""
         self.kubectl("delete", kind, name, "-n", namespace, "--ignore-not-found", "--timeout=60s")
 
+    def pids(self) -> list[int]:
+        """Of its processes."""
+        return [process.pid for process in self._processes]
+
     def raw(self, path: str) -> str | None:
         """What the API server answers at a path; None when there is nothing (yet)."""
         return self._ask(path)
+
+    def kubeconfig_of(self, account: str, namespace: str) -> Path:
+        """A kubeconfig with a token of this service account: who uses it may do what the account may, and no more."""
+        token = self.kubectl("-n", namespace, "create", "token", account, "--duration=4h").strip()
+        file = self.folder / f"{namespace}.{account}.kubeconfig"
+        self._write_kubeconfig(file, account, self._pki / "cluster.crt", {"token": token})
+        return file
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
@@ -151,6 +163,8 @@ class ControlPlane:
             "endpoint-reconciler-type": "none",
             "service-cluster-ip-range": SERVICES,
             "authorization-mode": "Node,RBAC",
+            # As on real clusters: what refuses a privileged pod is its namespace.
+            "allow-privileged": "true",
             "enable-admission-plugins": "NodeRestriction",
             "client-ca-file": pki / "cluster.crt",
             "tls-cert-file": pki / "apiserver.crt",
@@ -188,7 +202,8 @@ class ControlPlane:
     def _kwok(self) -> dict[str, Any]:
         # It has no idea of a node's or pod's life built in; its module carries some.
         stages = module_folder("kwok", "sigs.k8s.io/kwok") / "kustomize" / "stage"
-        files = [stages / "node/fast/node-initialize.yaml", *sorted((stages / "pod" / "fast").glob("pod-*.yaml"))]
+        # Without the one that completes Jobs: what a queue holds must stay until a test ends it.
+        files = [stages / f"{name}.yaml" for name in ("node/fast/node-initialize", *_POD_STAGES)]
         config = self.folder / "kwok-stages.yaml"
         config.write_text("---\n".join(file.read_text() for file in files))
         return {
@@ -215,30 +230,22 @@ class ControlPlane:
             ("scheduler", "system:kube-scheduler", ""),
         ):
             pair = cluster.sign(name, common_name=user, group=group)
-            self._write_kubeconfig(self.folder / f"{name}.kubeconfig", user, cluster.certificate, pair)
+            credentials = {
+                "client-certificate-data": _encoded(pair.certificate),
+                "client-key-data": _encoded(pair.key),
+            }
+            self._write_kubeconfig(self.folder / f"{name}.kubeconfig", user, cluster.certificate, credentials)
         self._context = ssl.create_default_context(cafile=str(cluster.certificate))
         self._context.load_cert_chain(self._pki / "admin.crt", self._pki / "admin.key")
 
-    def _write_kubeconfig(self, file: Path, user: str, authority: Path, pair: Pair) -> None:
-        def encoded(path: Path) -> str:
-            return base64.b64encode(path.read_bytes()).decode()
-
+    def _write_kubeconfig(self, file: Path, user: str, authority: Path, credentials: dict[str, str]) -> None:
+        cluster = {"server": self.url, "certificate-authority-data": _encoded(authority)}
         document = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "lab",
-            "clusters": [
-                {"name": "lab", "cluster": {"server": self.url, "certificate-authority-data": encoded(authority)}}
-            ],
-            "users": [
-                {
-                    "name": user,
-                    "user": {
-                        "client-certificate-data": encoded(pair.certificate),
-                        "client-key-data": encoded(pair.key),
-                    },
-                }
-            ],
+            "clusters": [{"name": "lab", "cluster": cluster}],
+            "users": [{"name": user, "user": credentials}],
             "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
         }
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
@@ -262,3 +269,7 @@ class ControlPlane:
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "NO_PROXY": "127.0.0.1,localhost", "HOME": str(self.folder)}
+
+
+def _encoded(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode()

@@ -73,6 +73,10 @@ class Target(Protocol):
 
 def open_target(environment: Environment) -> Target:
     """The target that the environment's settings name."""
+    if environment.settings.target == "kubernetes":
+        from slipway.targets.kubernetes.target import KubernetesTarget
+
+        return KubernetesTarget(environment)
     from slipway.targets.local.target import LocalTarget
 
     return LocalTarget(environment)
