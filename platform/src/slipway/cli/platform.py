@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from slipway.cli.output import Json, print_facts, print_json
-from slipway.environment import open_environment
+from slipway.environment import Environment, open_environment
 from slipway.errors import InvalidInput, Problem, Unknown
 
 config = typer.Typer(no_args_is_help=True, help="Check, show and explain environment files.")
@@ -17,13 +20,16 @@ config = typer.Typer(no_args_is_help=True, help="Check, show and explain environ
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    for command in (up, down, status, logs, doctor):
+    for command in (up, preview, down, status, logs, doctor):
         app.command()(command)
     app.add_typer(config, name="config")
 
 
 def up(
     retain: Annotated[bool, typer.Option(help="Leave a start that failed as it is, to look at it.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="On Kubernetes: do not ask whether it is the right cluster.")
+    ] = False,
 ) -> None:
     """Start the platform and wait until every process is ready; a second time changes nothing."""
     from slipway.endpoints import dashboard_url
@@ -31,6 +37,8 @@ def up(
     from slipway.targets.local import lifecycle, status
 
     environment = open_environment()
+    if environment.settings.target == "kubernetes":
+        _run_infrastructure(environment, "up", *(["--yes"] if yes else []))
     changed = lifecycle.up(
         environment,
         say=lambda text: typer.echo(f"  {text}"),
@@ -49,14 +57,27 @@ def up(
     typer.echo("next: slipway status, or the whole story on real flights: make demo")
 
 
+def preview() -> None:
+    """On Kubernetes: what `up` would change, and what the policies say; exit 1 when they object. Changes nothing."""
+    environment = open_environment()
+    if environment.settings.target != "kubernetes":
+        raise InvalidInput(Problem("preview", f"{environment.settings.name} is not on Kubernetes", "slipway up"))
+    _run_infrastructure(environment, "preview")
+
+
 def down(
     delete_data: Annotated[bool, typer.Option("--delete-data", help="Delete everything that was stored, too.")] = False,
+    keep_data: Annotated[
+        bool, typer.Option("--keep-data", help="On Kubernetes: leave volumes and databases; here they always stay.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
 ) -> None:
     """Stop every process, last started first; the data stays unless told otherwise."""
     from slipway.targets.local import deletion, lifecycle
 
     environment = open_environment()
+    if environment.settings.target == "kubernetes":
+        _run_infrastructure(environment, "down", *(["--yes"] if yes else []), *(["--keep-data"] if keep_data else []))
     name, folder = environment.settings.name, environment.state.root
     if delete_data:
         deletion.check_deletable(environment)
@@ -76,6 +97,8 @@ def status(as_json: Json = False) -> None:
     from slipway.targets.local.status import read_processes, read_urls
 
     environment = open_environment()
+    if environment.settings.target == "kubernetes":
+        _run_infrastructure(environment, "status", *(["--json"] if as_json else []))
     processes = read_processes(environment)
     ready = all(process.state == "ready" for process in processes)
     rows = [dataclasses.asdict(process) for process in processes]
@@ -91,6 +114,16 @@ def status(as_json: Json = False) -> None:
             typer.echo("next: slipway up")
     if not ready:
         raise typer.Exit(1)
+
+
+def _run_infrastructure(environment: Environment, command: str, *options: str) -> NoReturn:
+    """Become `python -m infra`: a program of its own, which this package never imports. Ctrl-C reaches it alone."""
+    if not all(importlib.util.find_spec(name) for name in ("infra", "pulumi")):
+        raise InvalidInput(
+            Problem("infra", "the infrastructure program is not installed", "use a clone: `make up ENV=...`")
+        )
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "infra", command, "--env", str(environment.file), *options])  # noqa: S606
 
 
 def _for_people(row: dict[str, object]) -> dict[str, object]:
@@ -131,10 +164,14 @@ def logs(
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check what the platform needs from this machine; exit 1 when something is missing."""
-    from slipway.targets.local.doctor import examine
+    """Check what the platform needs from this machine and its cluster; exit 1 when something is missing."""
+    environment = open_environment()
+    if environment.settings.target == "kubernetes":
+        from slipway.targets.kubernetes.doctor import examine
+    else:
+        from slipway.targets.local.doctor import examine
 
-    findings = examine(open_environment())
+    findings = examine(environment)
     failures = [finding for finding in findings if not finding.ok]
     if as_json:
         print_json([dataclasses.asdict(finding) for finding in findings])

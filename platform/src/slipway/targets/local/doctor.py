@@ -16,13 +16,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from slipway.environment import Environment
 from slipway.settings import REPOSITORY
+from slipway.targets.finding import Finding
+from slipway.targets.finding import finding as _finding
 from slipway.targets.local.lifecycle import find_supervisord
 from slipway.targets.local.ports import is_free
 from slipway.unix_sockets import LONGEST_PATH
@@ -30,24 +31,9 @@ from slipway.unix_sockets import LONGEST_PATH
 _GIB = 1 << 30
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    check: str
-    ok: bool
-    found: str
-    remedy: str = ""
-    """What to type or change; empty when all is well."""
-
-
 def examine(environment: Environment) -> list[Finding]:
     """Run every check; none of them raises."""
     return [check(environment) for check in CHECKS]
-
-
-def _finding(check: str, ok: bool, found: object, remedy: str) -> Finding:
-    return Finding(check, ok, str(found), "" if ok else remedy)
 
 
 def check_python(environment: Environment) -> Finding:
