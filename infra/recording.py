@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,13 +122,15 @@ class _Monitor(mocks.MockMonitor):
         self.recording = recording
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802  (the protocol's name)
-        response = super().RegisterResource(request)
+        with _loop_of_this_thread():
+            response = super().RegisterResource(request)
         if request.type != "pulumi:pulumi:Stack":
             self._write_down(request, response.urn, request.object, existing=False)
         return response
 
     def ReadResource(self, request: Any) -> Any:  # noqa: N802
-        response = super().ReadResource(request)
+        with _loop_of_this_thread():
+            response = super().ReadResource(request)
         self._write_down(request, response.urn, request.properties, existing=True)
         return response
 
@@ -147,6 +150,18 @@ class _Monitor(mocks.MockMonitor):
                 transforms=() if existing else tuple(mocks._resolve_callbacks(request.transforms)),
             )
         )
+
+
+@contextmanager
+def _loop_of_this_thread() -> Iterator[None]:
+    """The mock monitor is called on threads of a pool and leaves an open event loop on each; this one is closed."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 def _stack_outputs(args: mocks.MockResourceArgs) -> dict[str, Any] | None:
