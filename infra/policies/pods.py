@@ -63,7 +63,7 @@ class Pod:
     labels: Mapping[str, Any]
     namespace: str
     token_is_the_operators: bool = False
-    """The operator gives the pod its account and rights; the object cannot say anything about it."""
+    """The operator gives the pod its account, or another object does; this one has no say in it."""
 
     @property
     def security(self) -> Mapping[str, Any]:
@@ -82,12 +82,22 @@ def pods_of(thing: KubeObject) -> Iterator[Pod]:
     for path in TEMPLATES.get(key, ()):
         for where, template in _follow(thing.body, path):
             labels = mapping(mapping(template.get("metadata")).get("labels"))
-            yield Pod(f"{where}.spec", mapping(template.get("spec")), labels, thing.namespace)
+            # KubeRay makes the account of a head that scales its own cluster.
+            scales = where.endswith("headGroupSpec.template") and _scales_itself(thing)
+            yield Pod(f"{where}.spec", mapping(template.get("spec")), labels, thing.namespace, scales)
     for path in POD_SPECS.get(key, ()):
         for where, spec in _follow(thing.body, path):
-            yield Pod(where, spec, thing.labels, thing.namespace)
+            # The InferenceService that uses a runtime says whose account its pods have.
+            yield Pod(where, spec, thing.labels, thing.namespace, thing.kind.endswith("ServingRuntime"))
     if key in OPERATORS:
         yield from OPERATORS[key](thing)
+
+
+def _scales_itself(thing: KubeObject) -> bool:
+    cluster = next(
+        (mapping(thing.spec[key]) for key in ("rayClusterSpec", "rayClusterConfig") if key in thing.spec), None
+    )
+    return bool((thing.spec if cluster is None else cluster).get("enableInTreeAutoscaling"))
 
 
 def _follow(body: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -172,6 +182,23 @@ def _prometheus(thing: KubeObject) -> Iterator[Pod]:
     yield Pod("spec", spec, labels, thing.namespace, token_is_the_operators=True)
 
 
+def _autoscaler(thing: KubeObject) -> Iterator[Pod]:
+    """KubeRay puts the autoscaler into the head's pod, as these options say, and from the head's image."""
+    where, cluster = _ray_cluster(thing)
+    if not cluster.get("enableInTreeAutoscaling"):
+        return
+    template = mapping(mapping(cluster.get("headGroupSpec")).get("template"))
+    head = mapping(template.get("spec"))
+    options = mapping(cluster.get("autoscalerOptions"))
+    first = next(map(mapping, items(head.get("containers"))), {})
+    spec = {
+        "securityContext": head.get("securityContext"),
+        "containers": [{"name": "autoscaler", "image": first.get("image"), **options}],
+    }
+    labels = mapping(mapping(template.get("metadata")).get("labels"))
+    yield Pod(f"{where}.autoscalerOptions", spec, labels, thing.namespace, token_is_the_operators=True)
+
+
 OF_CONTAINERS = ("allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem")
 
 
@@ -181,6 +208,9 @@ def _complete(containers: Any) -> Iterator[Mapping[str, Any]]:
 
 
 OPERATORS: dict[tuple[str, str], Callable[[KubeObject], Iterator[Pod]]] = {
+    ("ray.io", "RayCluster"): _autoscaler,
+    ("ray.io", "RayJob"): _autoscaler,
+    ("ray.io", "RayService"): _autoscaler,
     ("postgresql.cnpg.io", "Cluster"): _database,
     ("gateway.envoyproxy.io", "EnvoyProxy"): _envoy,
     ("monitoring.coreos.com", "Prometheus"): _prometheus,

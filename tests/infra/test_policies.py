@@ -405,6 +405,21 @@ def test_a_default_deny_that_allows_something_denies_nothing() -> None:
     assert [finding.rule for finding in judge(namespace(), opened).findings] == ["namespace_denies_by_default"]
 
 
+def test_a_ray_head_has_a_token_only_when_it_scales_its_cluster() -> None:
+    spec = "spec.headGroupSpec.template.spec"
+    body = changed(ray_cluster, f"{spec}.automountServiceAccountToken", None)
+    assert [finding.rule for finding in judge(body).findings] == ["token_only_with_rights"]
+    body = changed(lambda: body, "spec.enableInTreeAutoscaling", True)
+    options = {"resources": container()["resources"], "securityContext": container()["securityContext"]}
+    assert judge(changed(lambda: body, "spec.autoscalerOptions", options)).findings == ()
+
+
+def test_the_autoscaler_that_kuberay_adds_is_held_to_the_rules() -> None:
+    body = changed(ray_cluster, "spec.enableInTreeAutoscaling", True)
+    found = {(finding.rule, "autoscaler" in finding.message) for finding in judge(body).findings}
+    assert found == {(rule, True) for rule in ("pod_security_restricted", "read_only_root", "requests_and_limits")}
+
+
 def test_an_account_with_rights_may_have_its_token() -> None:
     body = changed(deployment, f"{POD}.automountServiceAccountToken", True)
     body = changed(lambda: body, f"{POD}.serviceAccountName", "server")
