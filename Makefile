@@ -26,7 +26,7 @@ LIKE_PIP = index="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$$($(BIN)/python -m pip 
 
 ##@ The platform
 
-.PHONY: help demo up status logs down doctor clean test bench lint format lock
+.PHONY: help demo up preview status logs down doctor clean test bench lint format lock
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -38,7 +38,10 @@ demo: $(READY) ## tell the whole story on real flights and write demo/report.htm
 	@$(BIN)/python -m pipelines.flight_delay.demo
 
 up: $(READY) ## start the platform and leave it running
-	@$(SLIPWAY) up
+	@$(SLIPWAY) up $(if $(YES),--yes)
+
+preview: $(READY) ## on Kubernetes: show what up would change, and what the policies find
+	@$(SLIPWAY) preview
 
 status: $(READY) ## show processes, readiness, memory and addresses
 	@$(SLIPWAY) status
@@ -46,8 +49,8 @@ status: $(READY) ## show processes, readiness, memory and addresses
 logs: $(READY) ## show the logs (PROCESS=name, FOLLOW=1)
 	@$(SLIPWAY) logs $(PROCESS) $(if $(FOLLOW),--follow)
 
-down: $(READY) ## stop every process, keep the data
-	@$(SLIPWAY) down
+down: $(READY) ## stop everything, keep the data here (Kubernetes: removes all; KEEP_DATA=1, YES=1)
+	@$(SLIPWAY) down $(if $(KEEP_DATA),--keep-data) $(if $(YES),--yes)
 
 doctor: $(READY) ## check what the platform needs from this machine
 	@$(SLIPWAY) doctor

@@ -26,7 +26,7 @@ def main() -> int:
             case "down":
                 return commands.down(environment, _say, yes=arguments.yes, keep_data=arguments.keep_data)
             case "status":
-                return commands.status(environment, _say)
+                return commands.status(environment, _say, as_json=arguments.json)
             case _:
                 return commands.unlock(environment, _say, arguments.project, yes=arguments.yes)
     except SlipwayError as error:
@@ -42,6 +42,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--env", required=True, help="environment: a name or the path of its file")
     parser.add_argument("--yes", action="store_true", help="answer every question with yes")
     parser.add_argument("--keep-data", action="store_true", help="down: leave volumes and databases")
+    parser.add_argument("--json", action="store_true", help="status: for programs")
     parser.add_argument("--project", choices=PROJECTS, default="services", help="unlock: whose state")
     return parser.parse_args()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 
@@ -70,8 +71,13 @@ def down(environment: Environment, say: Say, *, yes: bool, keep_data: bool) -> i
     return 0
 
 
-def status(environment: Environment, say: Say) -> int:
+def status(environment: Environment, say: Say, *, as_json: bool = False) -> int:
     """What stands, as the state has it, and the addresses."""
+    if as_json:
+        engines = [Engine(environment, project, lambda _: None) for project in projects_of(environment.settings)]
+        found = {engine.name: {"resources": engine.count_resources(), **engine.outputs()} for engine in engines}
+        say(json.dumps(found, indent=2, default=str))
+        return 0
     for project in projects_of(environment.settings):
         engine = Engine(environment, project, say)
         count = engine.count_resources()

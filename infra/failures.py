@@ -10,12 +10,7 @@ from pulumi.automation import CommandError
 from slipway.errors import InvalidInput, Problem, SlipwayError
 
 _PASSPHRASE = ("incorrect passphrase", "passphrase must be set", "cipher: message authentication failed")
-_PLUGIN = re.compile(
-    r"(?:could not load plugin for|no resource plugin|failed to load plugin|could not find plugin)\W+"
-    r"(?:provider 'urn:\S+providers:(?P<provider>[\w-]+)::|'?pulumi-resource-(?P<name>[\w-]+?)'?\s)"
-    r"(?:.*?v(?P<version>\d+\.\d+\.\d+))?",
-    re.DOTALL,
-)
+_PLUGIN = re.compile(r"no resource plugin 'pulumi-resource-(?P<name>[\w-]+)'(?:[^\n]*?version (?P<version>v[\d.]+))?")
 _UNREACHABLE = re.compile(r"(connection refused|no such host|i/o timeout|Max retries exceeded)", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'User "(?P<user>[^"]+)" cannot (?P<right>[^:\n]+)')
 _MOST = 12
@@ -33,8 +28,8 @@ def explain(error: CommandError, errors: Sequence[str], *, stack: str, passphras
             )
         )
     if match := _PLUGIN.search(text):
-        name = match["provider"] or match["name"]
-        version = f" v{match['version']}" if match["version"] else ""
+        name = match["name"]
+        version = f" {match['version']}" if match["version"] else ""
         return InvalidInput(
             Problem(
                 f"pulumi-resource-{name}",

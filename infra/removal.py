@@ -38,6 +38,8 @@ class Removal:
     def lines(self) -> list[str]:
         """For the person who is asked."""
         total = sum(self.counts.values())
+        if not total:
+            return ["nothing stands"]
         lines = [f"{total} resources go: " + ", ".join(f"{count} {kind}" for kind, count in self.counts.items())]
         for title, names in (
             ("definitions, with every object of theirs", self.definitions),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
 from pulumi.runtime._grpc_settings import _GRPC_CHANNEL_OPTIONS
@@ -12,9 +13,13 @@ from pulumi.runtime.proto import provider_pb2_grpc
 
 from tests.cluster.provider.servicer import KubernetesServicer
 
+_CHILDREN = 512
+
 
 async def serve(engine: str) -> None:
     """Serve until the engine ends this process."""
+    # Each child of a component holds a thread until the engine has made it, and children wait for one another.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_CHILDREN))
     server = grpc.aio.server(options=_GRPC_CHANNEL_OPTIONS)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(KubernetesServicer(engine), server)
     port = server.add_insecure_port("127.0.0.1:0")

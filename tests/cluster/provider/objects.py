@@ -74,7 +74,7 @@ def identify(token: str, values: Object, id_: str = "") -> Identity:
 def complete(token: str, name: str, inputs: Object, before: Object, seed: bytes, namespace: str) -> Object:
     """Inputs with kind, name and the provider's namespace; a name once given by us stays the same."""
     api_version, kind = kind_of_type(token)
-    completed = {"apiVersion": api_version, "kind": kind} | copy.deepcopy(inputs)
+    completed: Object = {"apiVersion": api_version, "kind": kind} | copy.deepcopy(inputs)
     metadata = completed.setdefault("metadata", {})
     if metadata == UNKNOWN:
         return completed

@@ -56,7 +56,7 @@ def render_folder(inputs: Object) -> list[Object]:
 
 def find_chart(inputs: Object) -> Path:
     """The chart's folder or archive: as the path says, or by name and version in the folder of charts."""
-    chart, version = inputs["chart"], inputs.get("version") or ""
+    chart, version = str(inputs["chart"]), str(inputs.get("version") or "")
     name = chart.rpartition("/")[2]
     shelf = Path(os.environ[CHARTS]) if os.environ.get(CHARTS) else None
     candidates = [Path(chart)] + ([shelf / f"{name}-{version}.tgz", shelf / name] if shelf else [])

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
@@ -25,6 +26,7 @@ ABSENT_GROUPS = "SLIPWAY_TEST_ABSENT_GROUPS"
 """API groups, by commas, whose definitions this cluster cannot have: their objects are reported, not applied."""
 
 Answer = TypeVar("Answer")
+_THREADS = 8
 _CHANGES = {
     ("add", False): protocol.PropertyDiff.ADD,
     ("delete", False): protocol.PropertyDiff.DELETE,
@@ -45,6 +47,9 @@ class KubernetesServicer(ProviderServicer):
         self._mutable: frozenset[str] = frozenset()
         self._upsert = False
         self._force = os.environ.get("PULUMI_K8S_ENABLE_PATCH_FORCE") == "true"
+        # Threads of our own: those of the event loop may all be waiting for children of a component to be registered,
+        # which in turn wait for what is done here.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="api-server")
         # The SDK keeps what it knows of a construction in globals.
         self._constructing = asyncio.Lock()
 
@@ -214,7 +219,7 @@ class KubernetesServicer(ProviderServicer):
     async def _answer(self, context: Any, work: Callable[[], Answer]) -> Answer:
         """Run in a thread; what the API server refuses becomes the engine's error, in the API server's words."""
         try:
-            return await asyncio.to_thread(work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except ApiError as error:
             hint = f" (conflicts are settled by the annotation {objects.FORCE})" if error.reason == "Conflict" else ""
             await context.abort(grpc.StatusCode.UNKNOWN, f"{error}{hint}")
