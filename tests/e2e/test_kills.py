@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from slipway.bundle import fetch_bundle, verify_bundle
+from slipway.contract import load_contract
 from slipway.inference_log import read_rows
 from slipway.ledger import events, progress, releases, versions
 from slipway.signing import public_key_of
@@ -204,7 +205,17 @@ def test_wrong_use_is_one_message_with_a_hint_and_exit_2(
     assert "hint: " in said
 
 
-# The last two: they end the platform
+def test_an_unknown_feature_service_is_wrong_use_of_train(platform: SmallPlatform, tmp_path: Path) -> None:
+    document = load_contract(MODEL).model_dump(mode="json")
+    document["features"]["service"] = "flight_delay_v0"
+    contract = tmp_path / "contract.yaml"
+    contract.write_text(json.dumps(document))
+    said = slipway(platform.environment, "train", MODEL, "--contract", str(contract), expect=2)
+    assert "features.service: 'flight_delay_v0' does not exist" in said
+    assert "hint: one of: flight_delay_early, flight_delay_v1" in said
+
+
+# The last one ends the platform
 
 
 def test_a_backup_under_load_is_the_same_platform_elsewhere(platform: SmallPlatform, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from slipway.controller.loop import Loop
 from slipway.environment import Environment
 from slipway.ledger import Ledger, alarms, events, open_ledger, progress, releases, rollouts, versions
 from slipway.ledger.schema import RolloutRow
+from slipway.rollout import claim_revision
 from slipway.targets import Traffic
 from tests.control_world import (
     DAY,
@@ -354,6 +355,15 @@ def test_servers_that_nobody_wants_are_removed(launched: World) -> None:
     launched.target.set(revisions={"1": True, "2": True, "7": True})
     launched.turn()
     assert launched.target.list_revisions(MODEL) == {1: True, 2: True}
+
+
+def test_a_server_that_a_person_is_about_to_promote_is_left_alone(launched: World) -> None:
+    with claim_revision(launched.environment, MODEL, 9, timeout=0):
+        launched.target.apply_revision(MODEL, 9)
+        launched.turn()
+        assert launched.target.list_revisions(MODEL)[9]
+    launched.turn()
+    assert 9 not in launched.target.list_revisions(MODEL)
 
 
 def test_a_gateway_that_is_away_does_not_undo_the_decision_to_haul_back(launched: World) -> None:

@@ -68,12 +68,18 @@ def _read_options() -> argparse.Namespace:
 
 
 def _midnight(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day\nhint: 2013-03-01") from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _duration(text: str) -> timedelta:
-    return parse_duration(text)
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}\nhint: 30m") from None
 
 
 if __name__ == "__main__":

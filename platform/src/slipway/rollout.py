@@ -23,6 +23,8 @@ from slipway.targets import Target, Traffic
 
 LOCK_SECONDS = 15
 """Longest wait for another process that is routing the same model."""
+CLAIM_SECONDS = 60
+"""Longest wait for a server of the same version that is being stopped."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,22 @@ def traffic_lock(environment: Environment, model: str) -> Iterator[None]:
         raise NotReady(f"{model}: another process has been routing for more than {LOCK_SECONDS} s") from error
 
 
+@contextmanager
+def claim_revision(environment: Environment, model: str, version: int, *, timeout: float) -> Iterator[None]:
+    """Whoever starts a server that the ledger does not ask for yet, and whoever stops one, holds this.
+
+    Without it the controller would remove the server that a person is just about to promote. Released by the kernel
+    when its holder dies. Raises NotReady when it is not free within `timeout` seconds; 0: at once.
+    """
+    environment.state.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(environment.state.run / f"revision-{model}-{version}.lock", timeout=timeout, mode=0o600)
+    try:
+        with lock:
+            yield
+    except Timeout as error:
+        raise NotReady(f"{model} version {version}: its server is being started or stopped by somebody else") from error
+
+
 def apply_traffic(environment: Environment, ledger: Ledger, target: Target, model: str) -> bool:
     """Route as the ledger says; whether anything had to be changed. Nothing is routed to a server that is not ready."""
     with traffic_lock(environment, model):
@@ -106,14 +124,15 @@ def roll_back(
     with ledger.read() as session:
         release = releases.require(session, model)
         wanted = releases.find_target(session, release, to)
-    if not target.list_revisions(model).get(wanted):
-        target.apply_revision(model, wanted)
-    started = time.monotonic()
-    with ledger.transaction() as session:
-        release = releases.roll_back(
-            session, model, to=wanted, epoch=release.epoch, actor=actor, reason=reason, as_of=as_of
-        )
-    apply_traffic(environment, ledger, target, model)
+    with claim_revision(environment, model, wanted, timeout=CLAIM_SECONDS):
+        if not target.list_revisions(model).get(wanted):
+            target.apply_revision(model, wanted)
+        started = time.monotonic()
+        with ledger.transaction() as session:
+            release = releases.roll_back(
+                session, model, to=wanted, epoch=release.epoch, actor=actor, reason=reason, as_of=as_of
+            )
+        apply_traffic(environment, ledger, target, model)
     return Switch(release, time.monotonic() - started)
 
 
@@ -138,21 +157,22 @@ def promote(
         row = versions.read(session, model, version)
         release = releases.read(session, model)
     _verify(environment, row)
-    target.apply_revision(model, version)
-    started = time.monotonic()
-    with ledger.transaction() as session:
-        promoted = releases.promote(
-            session,
-            model,
-            version,
-            epoch=release.epoch if release else 0,
-            actor=actor,
-            reason=reason,
-            as_of=as_of,
-            override=True,
-            unblock=unblock,
-        )
-    apply_traffic(environment, ledger, target, model)
+    with claim_revision(environment, model, version, timeout=CLAIM_SECONDS):
+        target.apply_revision(model, version)
+        started = time.monotonic()
+        with ledger.transaction() as session:
+            promoted = releases.promote(
+                session,
+                model,
+                version,
+                epoch=release.epoch if release else 0,
+                actor=actor,
+                reason=reason,
+                as_of=as_of,
+                override=True,
+                unblock=unblock,
+            )
+        apply_traffic(environment, ledger, target, model)
     return Switch(promoted, time.monotonic() - started)
 
 

@@ -228,6 +228,8 @@ def _failure_of(run: RunRow) -> SlipwayError:
         return Refused(f"run {run.id}: refused at {run.step}: {message}")
     if run.state not in ("succeeded", "failed"):
         return NotReady(f"run {run.id}: still {run.state} at {run.step or 'its start'}", hint="slipway logs runner")
+    if run.outcome.get("problems"):  # what was asked for cannot be: wrong use, in the step's own words
+        return InvalidInput(Problem(f"run {run.id}", f"failed at {run.step or 'its start'}: {message}"))
     return SlipwayError(f"run {run.id}: failed at {run.step or 'its start'}: {message}", hint="slipway logs runner")
 
 

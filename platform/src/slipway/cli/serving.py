@@ -32,8 +32,9 @@ def predict(
     from slipway.contract import load_contract
     from slipway.request_schema import RequestSchema
 
+    contract = load_contract(model)
     document = _read_json(file)
-    RequestSchema(load_contract(model)).read(document)
+    RequestSchema(contract).read(document)
     path = f"/v1/models/{model}:predict" if "instances" in document else f"/v2/models/{model}/infer"
     answer, version = _ask(open_environment(), path, document)
     if as_json:

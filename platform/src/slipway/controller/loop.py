@@ -56,7 +56,7 @@ class Loop:
         self._contracts = contracts
         self._woken = Event()
         self._background = Background(executor, on_done=self._woken.set)
-        self._revisions = Revisions(target, self._background)
+        self._revisions = Revisions(environment, target, self._background)
         self._advance = Advance()
         self._outreach = Outreach(environment, ledger, self._background)
         self._retention = Retention(environment, ledger)

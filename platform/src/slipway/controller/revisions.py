@@ -5,14 +5,18 @@ from __future__ import annotations
 from functools import partial
 
 from slipway.controller.background import Background
+from slipway.environment import Environment
+from slipway.errors import NotReady
 from slipway.failpoints import failpoint
+from slipway.rollout import claim_revision
 from slipway.targets import Target
 
 
 class Revisions:
     """The servers of one target, as the controller saw them last."""
 
-    def __init__(self, target: Target, background: Background) -> None:
+    def __init__(self, environment: Environment, target: Target, background: Background) -> None:
+        self._environment = environment
         self._target = target
         self._background = background
         self._seen: dict[str, dict[int, bool]] = {}
@@ -37,18 +41,27 @@ class Revisions:
         return self._background.failures(("revision", model, version))
 
     def remove_others(self, model: str, wanted: list[int]) -> bool:
-        """Drain and stop every server that is not wanted; whether that had to be begun for one."""
+        """Drain and stop every server that nobody wants or is about to promote; whether one was begun."""
         begun = False
         for version in sorted(self._seen[model]):
             key = ("revision", model, version)
-            if version not in wanted and not self._background.is_running(key):
+            if version not in wanted and not self._background.is_running(key) and self._is_free(model, version):
                 begun |= self._background.start(key, partial(self._remove, model, version))
         return begun
 
+    def _is_free(self, model: str, version: int) -> bool:
+        """Whether no command of a person's is starting this server at the moment, before it asks the ledger."""
+        try:
+            with claim_revision(self._environment, model, version, timeout=0):
+                return True
+        except NotReady:
+            return False
+
     def _remove(self, model: str, version: int) -> None:
-        failpoint("revision.before_removal")
-        self._target.remove_revision(model, version)
-        failpoint("revision.after_removal")
+        with claim_revision(self._environment, model, version, timeout=0):
+            failpoint("revision.before_removal")
+            self._target.remove_revision(model, version)
+            failpoint("revision.after_removal")
 
     def _start(self, model: str, version: int) -> None:
         failpoint("rollout.starting.before_revision")
