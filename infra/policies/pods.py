@@ -94,10 +94,13 @@ def pods_of(thing: KubeObject) -> Iterator[Pod]:
 
 
 def _scales_itself(thing: KubeObject) -> bool:
-    cluster = next(
-        (mapping(thing.spec[key]) for key in ("rayClusterSpec", "rayClusterConfig") if key in thing.spec), None
-    )
-    return bool((thing.spec if cluster is None else cluster).get("enableInTreeAutoscaling"))
+    return bool(_ray_cluster(thing)[1].get("enableInTreeAutoscaling"))
+
+
+def _ray_cluster(thing: KubeObject) -> tuple[str, Mapping[str, Any]]:
+    """Where the cluster's own spec stands, and that spec."""
+    inner = next((key for key in ("rayClusterSpec", "rayClusterConfig") if key in thing.spec), None)
+    return (f"spec.{inner}", mapping(thing.spec[inner])) if inner else ("spec", thing.spec)
 
 
 def _follow(body: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
