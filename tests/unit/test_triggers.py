@@ -15,9 +15,10 @@ import respx
 
 from slipway.contract import Contract
 from slipway.controller.loop import Loop
+from slipway.controller.retraining import RECENT, choose_rises
 from slipway.environment import Environment
 from slipway.ledger import Ledger, alarms, events, monitors, open_ledger, runs, triggers
-from slipway.ledger.schema import TriggerRow
+from slipway.ledger.schema import MonitorRow, TriggerRow
 from tests.control_world import (
     DAY,
     MODEL,
@@ -195,8 +196,21 @@ def test_a_frozen_model_is_not_retrained(world: World) -> None:
 def test_drift_warns_and_does_not_retrain_by_default(world: World) -> None:
     for week in (1, 2, 3):
         world.find(week, "warn", "drift")
-    assert world.pass_at(START + 3 * WEEK) == []
-    assert world.alarms() == ["drift_warn"] * 3
+        assert world.pass_at(START + week * WEEK) == []
+    assert world.alarms() == ["drift_warn"]
+
+
+def test_a_season_of_warnings_is_one_alarm_until_it_is_over_or_gets_worse(world: World) -> None:
+    for week, verdict in enumerate(("warn", "inconclusive", "warn", "good", "warn", "bad"), start=1):
+        world.find(week, verdict, "skew")
+        world.pass_at(START + week * WEEK)
+    assert sorted(world.alarms()) == ["skew_bad", "skew_warn", "skew_warn"]
+
+
+def test_a_cut_list_of_findings_starts_no_alarm_of_its_own(world: World) -> None:
+    rows = [MonitorRow(kind="drift", verdict="warn") for _ in range(RECENT)]
+    assert choose_rises(rows) == []
+    assert len(choose_rises(rows[:-1])) == 1
 
 
 def test_drift_retrains_where_the_contract_says_so(world: World) -> None:

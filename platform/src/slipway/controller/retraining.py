@@ -15,7 +15,8 @@ from slipway.logs import get_logger
 
 RECENT = 100
 """Findings of one kind that are looked through."""
-CONCLUSIVE = ("good", "bad", "warn")
+_SEVERITY = {"good": 0, "warn": 1, "bad": 2}
+CONCLUSIVE = tuple(_SEVERITY)
 
 
 def close_triggers(world: World) -> bool:
@@ -89,8 +90,8 @@ def raise_alarms(world: World) -> bool:
         known = {alarm.key for alarm in alarms.list_all(session, world.model, limit=500)}
         others = [
             row
-            for row in monitors.recent(session, world.model, epoch=release.epoch, limit=RECENT)
-            if row.kind != "performance" and row.verdict in ("warn", "bad")
+            for kind in ("drift", "quality", "skew", "freshness")
+            for row in choose_rises(monitors.recent(session, world.model, kind, epoch=release.epoch, limit=RECENT))
         ]
     wanted: dict[str, tuple[str, str]] = {}
     silent = _leading(performance)
@@ -104,13 +105,25 @@ def raise_alarms(world: World) -> bool:
     for row in others:
         wanted[f"{world.model}-{row.kind}-{row.version}-{row.window_end.isoformat()}"] = (
             f"{row.kind}_{row.verdict}",
-            f"{row.kind} of version {row.version} is {row.verdict} in the window up to {row.window_end.isoformat()}",
+            f"{row.kind} of version {row.version} is {row.verdict} since the window up to {row.window_end.isoformat()}",
         )
     new = {key: alarm for key, alarm in wanted.items() if key not in known}
     for key, (kind, message) in new.items():
         with world.ledger.transaction() as session:
             alarms.raise_alarm(session, key=key, model=world.model, kind=kind, message=message, as_of=world.as_of)
     return bool(new)
+
+
+def choose_rises(rows: Sequence[MonitorRow]) -> list[MonitorRow]:
+    """The windows, of one kind and newest first, that are worse than the conclusive one before them.
+
+    A season that drifts for months is one alarm, not one a week; the oldest row says nothing when older ones were cut.
+    """
+    conclusive = [row for row in rows if row.verdict in CONCLUSIVE]
+    before = [_SEVERITY[row.verdict] for row in conclusive[1:]]
+    if len(rows) < RECENT:
+        before.append(_SEVERITY["good"])
+    return [row for row, earlier in zip(conclusive, before, strict=False) if _SEVERITY[row.verdict] > earlier]
 
 
 def _leading(rows: Sequence[MonitorRow]) -> list[MonitorRow]:
