@@ -90,6 +90,7 @@ class ControlPlane(Component):
                 ),
                 rules=(
                     Rule(names.SERVING, ("serving.kserve.io",), ("inferenceservices",), _WRITE),
+                    Rule(names.SERVING, ("serving.kserve.io",), ("servingruntimes",), ("get",)),
                     Rule(names.SERVING, ("gateway.networking.k8s.io",), ("httproutes",), _WRITE),
                     Rule(names.SERVING, ("",), ("pods", "services", "endpoints"), ("get", "list", "watch")),
                     Rule(names.SYSTEM, ("coordination.k8s.io",), ("leases",), ("get", "create", "update")),

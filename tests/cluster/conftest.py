@@ -14,6 +14,8 @@ from slipway.settings import Settings
 from tests.cluster.lab import nodes
 from tests.cluster.lab.control_plane import ControlPlane
 from tests.cluster.lab.kserve import kserve
+from tests.cluster.lab.kuberay import apply_definitions, kuberay
+from tests.cluster.lab.kueue import kueue
 from tests.cluster.lab.stack import Stack
 from tests.cluster.tools.build import module_folder
 
@@ -99,3 +101,23 @@ def environment(settings: Settings, controller_kubeconfig: Path) -> Environment:
     assert settings.kubernetes is not None
     cluster = settings.kubernetes.model_copy(update={"kubeconfig": controller_kubeconfig})
     return Environment(controller_kubeconfig, settings.model_copy(update={"kubernetes": cluster}))
+
+
+@pytest.fixture(scope="session")
+def ray_definitions(control_plane: ControlPlane) -> None:
+    apply_definitions(control_plane)
+
+
+@pytest.fixture(scope="session")
+def kuberay_operator(control_plane: ControlPlane, namespaces: None, ray_definitions: None) -> Iterator[None]:
+    with kuberay(control_plane):
+        yield
+
+
+@pytest.fixture(scope="session")
+def kueue_manager(control_plane: ControlPlane, stack: Stack, namespaces: None, ray_definitions: None) -> Iterator[None]:
+    """With our own flavours, queues and quotas."""
+    with kueue(control_plane, stack.chart_values("kueue")):
+        for kind in ("ResourceFlavor", "ClusterQueue", "LocalQueue"):
+            control_plane.apply(stack.objects(kind))
+        yield

@@ -93,6 +93,7 @@ def test_every_container_of_a_revision_is_restricted(target: KubernetesTarget, c
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     containers = spec["containers"] + spec.get("initContainers", [])
+    # None of KServe's own beside it: neither the agent nor the storage initializer.
     assert [container["name"] for container in containers] == ["kserve-container"]
     for container in containers:
         assert CONTAINER_RULES.items() <= container["securityContext"].items()
@@ -180,7 +181,9 @@ def test_the_controller_may_not_make_anything_else(environment: Environment) -> 
 
 def _apply(control_plane: ControlPlane, version: int, resources: Resources) -> None:
     contract = load_contract(MODEL).model_copy(update={"serving": Serving(resources=resources)})
-    control_plane.apply([inference_service.describe(contract, version, "lab")])
+    runtime = control_plane.get("servingruntime", names.RUNTIME, names.NAMESPACE)
+    assert runtime is not None
+    control_plane.apply([inference_service.describe(contract, version, "lab", runtime)])
 
 
 def _pods(control_plane: ControlPlane, version: int) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
 """One revision as KServe's InferenceService: what is asked for, and whether it is there.
 
-Image, command, settings and secrets come from the ServingRuntime that the infrastructure program makes; what differs
-between models comes from the contract. No `storageUri`: the server fetches and verifies its bundle itself. No
-`spec.canary`: a revision has no successor, it is one object and stays what it is.
+Image, settings, secrets and volumes are those of the ServingRuntime that the infrastructure program makes; what differs
+between models comes from the contract. The runtime is copied and not named: KServe takes a named one without
+`storageUri` for a server of many models, and puts a container of its own beside it that nobody hardened. There is no
+`storageUri`, since the server fetches and verifies its bundle itself, and no `spec.canary`, since a revision is one
+object and stays what it is.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from slipway.contract import Contract, Resources
 from slipway.targets.kubernetes import names
 
 API, PLURAL = "serving.kserve.io/v1beta1", "inferenceservices"
+RUNTIME_API, RUNTIME_PLURAL = "serving.kserve.io/v1alpha1", "servingruntimes"
 
 Object = dict[str, Any]
 
@@ -24,8 +27,8 @@ _CPU_LIMIT_FACTOR = 2
 """A start loads libraries and verifies a bundle: more than the answers afterwards need."""
 
 
-def describe(contract: Contract, version: int, environment: str) -> Object:
-    """The object to apply."""
+def describe(contract: Contract, version: int, environment: str, runtime: Object) -> Object:
+    """The object to apply; `runtime` is the live ServingRuntime."""
     model = contract.model
     labels = {
         names.MODEL_LABEL: model,
@@ -36,7 +39,6 @@ def describe(contract: Contract, version: int, environment: str) -> Object:
         "app.kubernetes.io/managed-by": "slipway",
         "slipway.dev/environment": environment,
         "slipway.dev/team": names.label_value(contract.owner.team),
-        "slipway.dev/model": model,
         "slipway.dev/role": "revision",
     }
     return {
@@ -52,16 +54,16 @@ def describe(contract: Contract, version: int, environment: str) -> Object:
                 "serving.kserve.io/autoscalerClass": "none",
             },
         },
-        "spec": {"predictor": _predictor(contract, labels)},
+        "spec": {"predictor": _predictor(contract, version, labels, runtime["spec"])},
     }
 
 
-def _predictor(contract: Contract, labels: dict[str, str]) -> Object:
+def _predictor(contract: Contract, version: int, labels: dict[str, str], runtime: Object) -> Object:
     replicas = contract.serving.replicas
     return {
         "minReplicas": replicas,
         "maxReplicas": replicas,
-        "labels": labels,
+        "labels": {**runtime.get("labels", {}), **labels},
         "serviceAccountName": names.ACCOUNT,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -73,16 +75,22 @@ def _predictor(contract: Contract, labels: dict[str, str]) -> Object:
             "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "model": {
-            "modelFormat": {"name": names.RUNTIME},
-            "runtime": names.RUNTIME,
-            "resources": _resources(contract.serving.resources),
-            # The model's own readiness: the server's is true before the golden requests are answered.
-            "readinessProbe": _probe(contract.model, period=5, failures=3),
-            "startupProbe": _probe(contract.model, period=2, failures=90),
-            "lifecycle": {"preStop": {"sleep": {"seconds": _PAUSE}}},
-        },
+        "containers": [_container(contract, version, runtime)],
+        "volumes": runtime.get("volumes", []),
         **_placement(contract.serving.resources),
+    }
+
+
+def _container(contract: Contract, version: int, runtime: Object) -> Object:
+    (template,) = runtime["containers"]
+    return {
+        **template,
+        "args": [f"--model={contract.model}", f"--version={version}"],
+        "resources": _resources(contract.serving.resources),
+        # The model's own readiness: the server's is true before the golden requests are answered.
+        "readinessProbe": _probe(contract.model, period=5, failures=3),
+        "startupProbe": _probe(contract.model, period=2, failures=90),
+        "lifecycle": {"preStop": {"sleep": {"seconds": _PAUSE}}},
     }
 
 

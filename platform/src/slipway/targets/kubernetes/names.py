@@ -23,8 +23,7 @@ ACCELERATOR = {"slipway.dev/accelerator": "nvidia"}
 ACCELERATOR_TAINT = {"key": "nvidia.com/gpu", "operator": "Equal", "value": "present", "effect": "NoSchedule"}
 ACCELERATOR_RESOURCE = "nvidia.com/gpu"
 
-MODEL_LABEL, VERSION_LABEL = "model", "version"
-"""Plain, since the runtime's template reads them, and templates cannot read a name with dots."""
+MODEL_LABEL, VERSION_LABEL = "slipway.dev/model", "slipway.dev/version"
 
 _LONGEST = 50
 """`-predictor` and the hashes of ReplicaSets and pods come behind it; 63 is the limit of all."""

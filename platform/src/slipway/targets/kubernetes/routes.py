@@ -60,7 +60,6 @@ def describe(model: str, traffic: Traffic, *, domain: str, environment: str) -> 
                 "app.kubernetes.io/part-of": "slipway",
                 "app.kubernetes.io/managed-by": "slipway",
                 "slipway.dev/environment": environment,
-                "slipway.dev/model": model,
             },
             "annotations": {ROLES: json.dumps(asdict(traffic), sort_keys=True)},
         },

@@ -38,7 +38,8 @@ class KubernetesTarget:
         self._api = ClusterApi(settings)
 
     def apply_revision(self, model: str, version: int) -> None:
-        wanted = inference_service.describe(load_contract(model), version, self._environment)
+        contract = load_contract(model)
+        wanted = inference_service.describe(contract, version, self._environment, self._read_runtime())
         self._api.apply(wanted, inference_service.PLURAL)
 
         def ready() -> bool:
@@ -93,6 +94,14 @@ class KubernetesTarget:
 
     def count_answers(self, model: str) -> dict[int, Answers]:
         raise NotReady(f"the gateway's counters of {model} are not read on this target")
+
+    def _read_runtime(self) -> Object:
+        runtime = self._api.read(
+            inference_service.RUNTIME_API, names.NAMESPACE, inference_service.RUNTIME_PLURAL, names.RUNTIME
+        )
+        if runtime is None:
+            raise NotReady(f"there is no ServingRuntime {names.NAMESPACE}/{names.RUNTIME}", hint="slipway up")
+        return runtime
 
     def _read_revision(self, model: str, version: int) -> Object | None:
         name = names.revision_name(model, version)
