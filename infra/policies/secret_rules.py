@@ -35,7 +35,7 @@ PUBLISHED = {
 }  # fmt: skip
 """Passwords that charts and manuals ship with."""
 
-NOT_SECRET = {"true", "false", "none", "disabled", "enabled"}
+NOT_SECRET = {"true", "false", "none", "null", "disabled", "enabled"}
 _ASSIGNMENT = re.compile(r"""^[ \t-]*["']?([A-Za-z_][\w.-]*)["']?[ \t]*[:=][ \t]*["']?([^\s"',#]+)""", re.MULTILINE)
 
 
@@ -78,8 +78,13 @@ def holds_secret(name: str, value: str) -> bool:
         return True
     if not SECRET_NAME.search(name.replace("-", "_")) or REFERENCE.match(value) or value == UNKNOWN:
         return False
-    # A path, a number or a switch under such a name says where the secret is, how long it lives, whether there is one.
-    return not (value.startswith("/") or value.lower() in NOT_SECRET or re.fullmatch(r"\d+(\.\d+)?[a-z]*", value))
+    # A path, a number, a switch or a structure under such a name says where the secret is, how long it lives, whether
+    # there is one, or what it is called.
+    return not (
+        value.startswith(("/", "{", "[", "|", ">"))
+        or value.lower() in NOT_SECRET
+        or re.fullmatch(r"\d+(\.\d+)?[a-z]*", value)
+    )
 
 
 def _in_arguments(where: str, words: list[str]) -> Iterator[str]:

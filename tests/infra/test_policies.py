@@ -443,6 +443,11 @@ def test_a_reference_to_a_secret_is_none(variable: Body) -> None:
     assert judge(changed(deployment, f"{SERVER}.env", [variable])).findings == ()
 
 
+def test_a_table_under_the_name_of_a_secret_is_none() -> None:
+    text = '{"s3": {"s3AccessKeyIDName": "id"}}'
+    assert judge(config_map(credentials=text, settings='"credentials": {\n "imagePullSecrets": []\n}')).findings == ()
+
+
 def test_no_message_repeats_a_secret() -> None:
     found = [str(finding) for body in BAD["no_literal_secret"] for finding in judge(body).findings]
     found += [str(finding) for body in BAD["no_published_password"] for finding in judge(body).findings]
