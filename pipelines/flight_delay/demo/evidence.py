@@ -76,7 +76,8 @@ def _read_runs(session: Session, model: str, told: Sequence[EventRow]) -> list[M
         passed = event.kind == "run_succeeded"
         said_no = f"gate: not v{run.version}" if run.version else f"{run.step} stopped it"
         label = f"v{run.version}" if passed else said_no if event.kind == "run_refused" else "failed"
-        words = f"{run.reason}: {run.state} at {run.step}. {shorten(str(run.outcome.get('message', '')))}"
+        where = "by the gate" if run.version and event.kind == "run_refused" else f"at {run.step}"
+        words = f"{run.reason}: {run.state} {where}. {shorten(str(run.outcome.get('message', '')))}"
         marks.append(Mark(lane="training", at=event.as_of, good=passed, label=label, text=words))
     return marks
 
