@@ -15,7 +15,8 @@ from slipway.ledger import rollouts
 from slipway.ledger.schema import RolloutRow
 from slipway.targets.local.leftovers import find_leftovers
 from slipway.targets.local.supervision import Supervisor
-from tests.e2e.small_platform import DAY, MODEL, REQUESTS, SmallPlatform, slipway, wait
+from tests.e2e.small_platform import DAY, REQUESTS, SmallPlatform, slipway, wait
+from tests.integration.flight_revision import MODEL
 
 VICTIMS = (
     "controller", "champion", "mlflow", "challenger", "collector", "envoy", "monitor", "portal", "runner",

@@ -79,7 +79,7 @@ class Asked:
         self.ids += other.ids
 
 
-def wait(condition: Callable[[], Found], seconds: float, what: str) -> Found:
+def wait(condition: Callable[[], Found | None], seconds: float, what: str) -> Found:
     """The first true answer. Raises AssertionError when the time is over."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -25,7 +25,6 @@ from slipway.signing import public_key_of
 from slipway.targets.local.leftovers import find_leftovers
 from tests.e2e.kill_draws import UNHEARD, Draw, Rollout, may_end_either_way
 from tests.e2e.small_platform import (
-    MODEL,
     Asked,
     SmallPlatform,
     flight,
@@ -34,7 +33,7 @@ from tests.e2e.small_platform import (
     slipway,
     wait,
 )
-from tests.integration.flight_revision import publish_values
+from tests.integration.flight_revision import MODEL, publish_values
 
 pytestmark = pytest.mark.e2e
 

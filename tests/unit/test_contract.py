@@ -76,7 +76,7 @@ def test_the_command_line_exits_2_with_the_same_text_and_no_traceback(tmp_path: 
     file = REPOSITORY / "tests" / "settings" / "invalid" / "steps-rise.yaml"
     with pytest.raises(InvalidContract) as caught:
         read_contract(file)
-    command = [Path(sys.executable).with_name("slipway"), "--env", environment]
+    command: list[str | Path] = [Path(sys.executable).with_name("slipway"), "--env", environment]
     done = subprocess.run(
         [*command, "train", "flight_delay", "--as-of", "2013-03-01", "--contract", file],
         capture_output=True, text=True, timeout=60, check=False,

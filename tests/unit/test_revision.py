@@ -41,7 +41,7 @@ def test_a_registry_that_is_starting_is_waited_for(environment: Environment, mon
 
 def test_a_registry_that_stays_away_ends_the_wait(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     clock: Iterator[float] = iter((0.0, 30.0, 61.0))
-    monkeypatch.setattr(revision.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("serving.revision.time.monotonic", lambda: next(clock))
     answers(monkeypatch, NotReady("away"), NotReady("still away"))
     with pytest.raises(NotReady, match="still away"):
         revision.load_revision(environment, MODEL, 1)
