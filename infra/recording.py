@@ -93,7 +93,7 @@ def record(
         mocks.set_mocks(monitor.mocks, project=project, stack=name, preview=preview, monitor=monitor)
         await stack.run_pulumi_func(program)
         root = settings.get_root_resource()
-        if root is not None:
+        if isinstance(root, stack.Stack):
             recording.outputs = await pulumi.Output.all(**root.outputs).future() or {}
 
     try:
@@ -123,14 +123,14 @@ class _Monitor(mocks.MockMonitor):
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802  (the protocol's name)
         with _loop_of_this_thread():
-            response = super().RegisterResource(request)
+            response = super().RegisterResource(request)  # type: ignore[no-untyped-call]
         if request.type != "pulumi:pulumi:Stack":
             self._write_down(request, response.urn, request.object, existing=False)
         return response
 
     def ReadResource(self, request: Any) -> Any:  # noqa: N802
         with _loop_of_this_thread():
-            response = super().ReadResource(request)
+            response = super().ReadResource(request)  # type: ignore[no-untyped-call]
         self._write_down(request, response.urn, request.properties, existing=True)
         return response
 
