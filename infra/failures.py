@@ -13,6 +13,8 @@ _PASSPHRASE = ("incorrect passphrase", "passphrase must be set", "cipher: messag
 _PLUGIN = re.compile(r"no resource plugin 'pulumi-resource-(?P<name>[\w-]+)'(?:[^\n]*?version (?P<version>v[\d.]+))?")
 _UNREACHABLE = re.compile(r"(connection refused|no such host|i/o timeout|Max retries exceeded)", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'User "(?P<user>[^"]+)" cannot (?P<right>[^:\n]+)')
+# What everything else says once one thing has failed.
+_ECHOES = ("client connection is closing", "resource monitor shut down", "update failed", "preview failed")
 _MOST = 12
 
 
@@ -54,7 +56,13 @@ def explain(error: CommandError, errors: Sequence[str], *, stack: str, passphras
 
 def _told(error: CommandError, errors: Sequence[str]) -> list[str]:
     """The engine's errors without their repetitions, or else what stands on Pulumi's own error lines."""
-    told = [line for text in dict.fromkeys(errors) for line in text.splitlines()[:_MOST] if line.strip()]
+    told = [
+        line
+        for text in dict.fromkeys(errors)
+        if not any(echo in text for echo in _ECHOES)
+        for line in text.partition("Traceback (most recent call last)")[0].splitlines()[:_MOST]
+        if line.strip()
+    ]
     if not told:
         told = [line.strip() for line in str(error).splitlines() if "error:" in line]
     return told[: 3 * _MOST] or [line for line in str(error).splitlines() if line.strip()][-3:]

@@ -19,12 +19,10 @@ _SIGNS = {
     OpType.UPDATE: "~ update",
     OpType.DELETE: "- delete",
     OpType.REPLACE: "± replace",
-    OpType.REFRESH: "? read",
     OpType.IMPORT: "= import",
-    OpType.READ: "? read",
 }
-# Replacing is told once, not as the two steps that it is made of.
-_QUIET = {OpType.SAME, OpType.CREATE_REPLACEMENT, OpType.DELETE_REPLACED, OpType.REFRESH, OpType.READ}
+# Reading is no change, and replacing is told once, not as the two steps that it is made of.
+_UNCOUNTED = {OpType.CREATE_REPLACEMENT, OpType.DELETE_REPLACED, OpType.REFRESH, OpType.READ}
 _MOST_FIELDS = 6
 
 
@@ -69,9 +67,10 @@ class Progress:
     def _count(self, step: StepEventMetadata) -> None:
         if not is_real(step.urn):
             return
-        if step.op not in (OpType.CREATE_REPLACEMENT, OpType.DELETE_REPLACED):
-            self.steps[step.op.value] += 1
-        if step.op in _QUIET:
+        if step.op in _UNCOUNTED:
+            return
+        self.steps[step.op.value] += 1
+        if step.op == OpType.SAME:
             return
         self.changed.append(step.urn)
         took = time.monotonic() - self._begun.get(step.urn, time.monotonic())

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -45,10 +45,8 @@ def environment(control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest
     yield open_environment(str(file))
     control_plane.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=60s")
     control_plane.kubectl("delete", "crd", "trials.engine.test", "--ignore-not-found", "--timeout=60s")
-    control_plane.kubectl("delete", "configmap", "-n", "default", "-l", "!kubernetes.io/nothing", "--all")
-
-
-Run = Callable[..., Outcome]
+    for name in _links(control_plane):
+        control_plane.delete("configmap", name)
 
 
 @pytest.fixture

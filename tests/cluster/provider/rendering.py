@@ -14,8 +14,8 @@ import yaml
 
 Object = dict[str, Any]
 
-CHARTS = "SLIPWAY_TEST_CHARTS"
-"""Folder with `<chart>-<version>.tgz` or `<chart>/`: what takes the place of chart repositories."""
+SHELF = "SLIPWAY_TEST_SHELF"
+"""Folder that takes the place of the sources: `<chart>-<version>.tgz` or `<chart>/`, and manifests by file name."""
 WITHIN = 120
 """Seconds for rendering one chart."""
 
@@ -39,7 +39,7 @@ def render_files(inputs: Object) -> list[Object]:
     files = [inputs["file"]] if "file" in inputs else inputs.get("files", [])
     found: list[Object] = []
     for file in files:
-        path = Path(file)
+        path = _shelf() / file.rpartition("/")[2] if "://" in file else Path(file)
         if not path.is_file():
             raise NotAvailable(f"{file} is not a file on this machine")
         found += _objects(path.read_text())
@@ -58,12 +58,14 @@ def find_chart(inputs: Object) -> Path:
     """The chart's folder or archive: as the path says, or by name and version in the folder of charts."""
     chart, version = str(inputs["chart"]), str(inputs.get("version") or "")
     name = chart.rpartition("/")[2]
-    shelf = Path(os.environ[CHARTS]) if os.environ.get(CHARTS) else None
-    candidates = [Path(chart)] + ([shelf / f"{name}-{version}.tgz", shelf / name] if shelf else [])
-    for candidate in candidates:
+    for candidate in (Path(chart), _shelf() / f"{name}-{version}.tgz", _shelf() / name):
         if candidate.exists():
             return candidate
     raise NotAvailable(f"chart {chart} {version} is not on this machine".replace("  ", " "))
+
+
+def _shelf() -> Path:
+    return Path(os.environ.get(SHELF) or "/nonexistent")
 
 
 def _objects(text: str) -> Iterator[Object]:
