@@ -93,7 +93,7 @@ class Gateway(Component):
                 "securityContext": context,
             },
             "pod": {
-                "labels": self._labels("envoy") | {"slipway.dev/metrics": "true"},
+                "labels": self._pod_labels(),
                 "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             },
             # The second container of the pod has no fields of its own.
@@ -117,6 +117,11 @@ class Gateway(Component):
                 },
             },
         }
+
+    def _pod_labels(self) -> dict[str, str]:
+        """Ours but for those that Envoy Gateway selects its pods by: with other values its Deployment is refused."""
+        ours = {key: value for key, value in self._labels("envoy").items() if key.startswith("slipway.dev/")}
+        return ours | {"slipway.dev/metrics": "true"}
 
     def _service(self) -> dict[str, Any]:
         settings = self.site.settings

@@ -42,7 +42,7 @@ class Requests:
             "limits": {
                 "cpu": self.cpu_limit or f"{4 * _millis(self.cpu)}m",
                 "memory": self.memory_limit or self.memory,
-                "ephemeral-storage": "2Gi",
+                "ephemeral-storage": _larger(self.scratch, "2Gi"),
             },
         }
 
@@ -136,3 +136,8 @@ def container_security() -> SecurityContextArgs:
 
 def _millis(cpu: str) -> int:
     return int(cpu.removesuffix("m")) if cpu.endswith("m") else int(float(cpu) * 1000)
+
+
+def _larger(one: str, other: str) -> str:
+    """Of two amounts in Mi or Gi: a limit below the request is refused."""
+    return max(one, other, key=lambda text: int(text[:-2]) * (1024 if text.endswith("Gi") else 1))
