@@ -65,6 +65,8 @@ def configuration() -> dict[str, Any]:
         "metrics": {"bindAddress": ":8443", "enableClusterQueueResources": True},
         "webhook": {"port": 9443},
         "leaderElection": {"leaderElect": True, "resourceName": "c1f6bfd2.kueue.x-k8s.io"},
+        # Every pod asks for scratch space, and no queue has a quota of it: without this nothing would be admitted.
+        "resources": {"excludeResourcePrefixes": ["ephemeral-storage"]},
         "manageJobsWithoutQueueName": False,
         "managedJobsNamespaceSelector": {
             "matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": [names.TRAINING]}]
