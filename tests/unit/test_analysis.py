@@ -83,6 +83,13 @@ def test_starvation_is_far_fewer_answers_than_the_share(
     assert verdicts(counts, percent=percent)["starvation"] == verdict
 
 
+def test_attempts_that_a_dead_champion_failed_are_nobodys_share() -> None:
+    counts = counts_of((422, 422, None), (14, 0, 0.006))
+    assert verdicts(counts, percent=10)["starvation"] == "inconclusive"
+    counts = counts_of((1422, 422, None), (110, 0, 0.006))
+    assert verdicts(counts, percent=10)["starvation"] == "pass"
+
+
 def test_a_sound_version_survives_many_glances() -> None:
     draw = np.random.default_rng(1)
     lost = 0

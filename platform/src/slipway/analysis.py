@@ -105,7 +105,8 @@ def judge_health(
     if ours is None or theirs is None:
         return [Finding("health", "inconclusive", "the gateway has counted no answers of both versions yet")]
     return [
-        _judge_starvation(ours["answers"], theirs["answers"], percent),
+        # Failed attempts are made again, several for one request: a dead champion must not make its challenger starve.
+        _judge_starvation(ours["answers"], theirs["answers"] - theirs["errors"], percent),
         _judge_errors(ours, theirs, plan.limits.errors, EARLY_RISK if early else LOOK_RISK),
         _judge_latency(ours, theirs, plan.limits.latency_ratio, early),
     ]
