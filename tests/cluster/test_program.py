@@ -36,6 +36,7 @@ def test_the_whole_program_stands_up_stays_and_goes(
     monkeypatch.setenv(rendering.SHELF, str(tmp_path / "shelf"))
     monkeypatch.setenv(construction.REPORT, str(report))
     monkeypatch.setenv(servicer.ABSENT_GROUPS, ",".join(shelf.ABSENT_GROUPS))
+    monkeypatch.setenv(servicer.NO_OPERATORS, "true")
     # A cluster of its own: what another test left would be refused as somebody else's.
     with ControlPlane(tmp_path / "cluster") as cluster:
         shelf.prepare(cluster, versions, (names.FEATURES_OPERATOR,))
