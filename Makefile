@@ -26,12 +26,12 @@ LIKE_PIP = index="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$$($(BIN)/python -m pip 
 
 ##@ The platform
 
-.PHONY: help demo up preview status logs down doctor clean test bench lint format lock
+.PHONY: help demo up preview status logs down doctor clean test tools test-cluster bench lint format lock
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nENV=name chooses platform/environments/name.toml (now: %s). Details: slipway --help\n' '$(ENV)'
 
 demo: $(READY) ## tell the whole story on real flights and write demo/report.html
@@ -61,8 +61,14 @@ clean: $(READY) ## stop, and delete the data (asks first; YES=1 answers)
 ##@ The code
 
 test: lint ## lint, then all tests: hermetic ones first, then those with real processes
-	@$(BIN)/pytest -m "not integration and not e2e" -n 2
+	@$(BIN)/pytest -m "not integration and not e2e and not cluster" -n 2
 	@$(BIN)/pytest -m "integration or e2e"
+
+tools: $(READY) ## build what the cluster tests run, pinned (needs Go; 20 minutes when cold)
+	@$(BIN)/python -m tests.cluster.tools.build
+
+test-cluster: tools ## the infrastructure against a real control plane and real controllers
+	@$(BIN)/pytest tests/cluster -m cluster
 
 bench: $(READY) ## measure against the peers; a table and JSON
 	@$(BIN)/python -m tests.benchmarks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,19 @@ from infra.components import names
 from infra.components.training import GPU_NODE, GPU_TAINT
 from slipway.environment import Environment
 from slipway.settings import Settings
+from tests.cluster.lab import envoy_gateway as lab_gateway
 from tests.cluster.lab import nodes
 from tests.cluster.lab.control_plane import ControlPlane
 from tests.cluster.lab.kserve import kserve
 from tests.cluster.lab.kuberay import apply_definitions, kuberay
 from tests.cluster.lab.kueue import kueue
 from tests.cluster.lab.stack import Stack
-from tests.cluster.tools.build import module_folder
+from tests.cluster.tools.build import FOLDER, module_folder, tools_folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """So that every process that a test starts finds the same programs."""
+    os.environ[FOLDER] = str(tools_folder())
 
 
 @pytest.fixture(scope="session")
@@ -119,5 +126,17 @@ def kueue_manager(control_plane: ControlPlane, stack: Stack, namespaces: None, r
     """With our own flavours, queues and quotas."""
     with kueue(control_plane, stack.chart_values("kueue")):
         for kind in ("ResourceFlavor", "ClusterQueue", "LocalQueue"):
+            control_plane.apply(stack.objects(kind))
+        yield
+
+
+@pytest.fixture(scope="session")
+def gateway_controller(
+    control_plane: ControlPlane, stack: Stack, cluster_nodes: None, namespaces: None, gateway_definitions: None
+) -> Iterator[None]:
+    """With our own Gateway, its class and its policies."""
+    lab_gateway.apply_definitions(control_plane)
+    with lab_gateway.envoy_gateway(control_plane, stack.chart_values("envoy-gateway")):
+        for kind in ("EnvoyProxy", "GatewayClass", "Gateway", "ClientTrafficPolicy"):
             control_plane.apply(stack.objects(kind))
         yield
