@@ -26,7 +26,6 @@ class Recorded:
     parent: str
     depends_on: frozenset[str]
     """URNs; a component that was named stands with all its children."""
-    retained: bool
     existing: bool
     """Read, not created."""
     secret_keys: frozenset[str]
@@ -144,7 +143,6 @@ class _Monitor(mocks.MockMonitor):
                 inputs=_plain(inputs),
                 parent=request.parent,
                 depends_on=frozenset(request.dependencies),
-                retained=bool(getattr(request, "retainOnDelete", False)),
                 existing=existing,
                 secret_keys=frozenset(key for key, value in inputs.items() if _holds_a_secret(value)),
                 transforms=() if existing else tuple(mocks._resolve_callbacks(request.transforms)),

@@ -61,13 +61,10 @@ class Component(pulumi.ComponentResource):
         self.part = part
         self.name = name
         self.site = site
-        self._retained = bool(opts and opts.retain_on_delete)
 
     def _options(self, *after: pulumi.Resource, **more: Any) -> pulumi.ResourceOptions:
         """Options of a child: this component is its parent, and it is made after `after`, destroyed before them."""
-        # Handed down by hand: the engine does not pass it from a component to its children.
-        retain = True if self._retained else None
-        return pulumi.ResourceOptions(parent=self, depends_on=list(after), retain_on_delete=retain, **more)
+        return pulumi.ResourceOptions(parent=self, depends_on=list(after), **more)
 
     def _labels(self, name: str, *, team: str = names.PLATFORM_TEAM) -> dict[str, str]:
         return names.labels(self.part, name, environment=self.site.environment, team=team)

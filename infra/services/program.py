@@ -41,8 +41,8 @@ from slipway.settings import Settings
 from slipway.state import State
 
 
-def stand_up(settings: Settings, *, keep_data: bool = False) -> None:
-    """The inline program of project `slipway-services`. `keep_data`: a later `down` leaves the data layer in place."""
+def stand_up(settings: Settings) -> None:
+    """The inline program of project `slipway-services`."""
     if settings.kubernetes is None:
         raise ValueError("the services project needs an environment with target kubernetes")
     kubernetes = settings.kubernetes
@@ -52,16 +52,15 @@ def stand_up(settings: Settings, *, keep_data: bool = False) -> None:
         load_versions(mirror=kubernetes.mirror.dir),
         SecretStore(State(settings.state_dir).secrets),
     )
-    Stack(site, find_cluster(settings), keep_data=keep_data).stand_up()
+    Stack(site, find_cluster(settings)).stand_up()
 
 
 class Stack:
     """The parts that the settings ask for, by name, as they are made."""
 
-    def __init__(self, site: Site, cluster: Cluster, *, keep_data: bool) -> None:
+    def __init__(self, site: Site, cluster: Cluster) -> None:
         self.site = site
         self.cluster = cluster
-        self.keep_data = keep_data
         self.made: dict[str, Component] = {}
 
     def stand_up(self) -> None:
@@ -79,17 +78,13 @@ class Stack:
     def _wants_kubeflow(self) -> bool:
         return self._wants("pipelines") and self.site.settings.parts.pipelines.engine == "kfp"
 
-    def _after(self, *made: str, keep: bool = False) -> ResourceOptions:
+    def _after(self, *made: str) -> ResourceOptions:
         """Options of a component that is made after these (those of them that there are), and gone before them."""
         needed = [self.made[name] for name in ("definitions", *made) if name in self.made]
-        return ResourceOptions(
-            provider=self.cluster.provider,
-            depends_on=needed,
-            retain_on_delete=True if keep and self.keep_data else None,
-        )
+        return ResourceOptions(provider=self.cluster.provider, depends_on=needed)
 
     def _definitions(self) -> None:
-        self.made["definitions"] = Definitions("definitions", DefinitionsArgs(self.site), self._after(keep=True))
+        self.made["definitions"] = Definitions("definitions", DefinitionsArgs(self.site), self._after())
 
     def _operators(self) -> None:
         made, site, settings = self.made, self.site, self.site.settings
@@ -100,7 +95,7 @@ class Stack:
                 "gateway-operator", EnvoyGatewayArgs(site, names.GATEWAY_NAME), self._after("cert-manager")
             )
         if self._wants("database") and not settings.managed.database:
-            made["cloudnative-pg"] = CloudNativePg("database-operator", CloudNativePgArgs(site), self._after(keep=True))
+            made["cloudnative-pg"] = CloudNativePg("database-operator", CloudNativePgArgs(site), self._after())
         if self._wants("monitoring"):
             made["prometheus"] = Prometheus("prometheus", PrometheusArgs(site), self._after("cert-manager"))
         if self._wants("features"):
@@ -121,14 +116,14 @@ class Stack:
             made["database"] = Database(
                 "database",
                 DatabaseArgs(site, managed=self.cluster.database),
-                self._after("cloudnative-pg", keep=True),
+                self._after("cloudnative-pg"),
             )
         if self._wants("cache"):
-            made["cache"] = Cache("cache", CacheArgs(site, self.cluster.cache), self._after(keep=True))
+            made["cache"] = Cache("cache", CacheArgs(site, self.cluster.cache), self._after())
         if self._wants("object_store"):
             users = (*ObjectStoreArgs.users, *((PIPELINES,) if self._wants_kubeflow() else ()))
             made["object-store"] = ObjectStore(
-                "object-store", ObjectStoreArgs(site, users, self.cluster.object_store), self._after(keep=True)
+                "object-store", ObjectStoreArgs(site, users, self.cluster.object_store), self._after()
             )
 
     def _ml_services(self) -> None:

@@ -30,16 +30,16 @@ def settings_of(state: Path, **kubernetes: Any) -> Settings:
     )
 
 
-def recorded(*, keep_data: bool = False, **kubernetes: Any) -> Recording:
+def recorded(**kubernetes: Any) -> Recording:
     """The stack of an environment with these settings."""
-    return _recorded(json.dumps(kubernetes, sort_keys=True), keep_data)
+    return _recorded(json.dumps(kubernetes, sort_keys=True))
 
 
 @functools.cache
-def _recorded(kubernetes: str, keep_data: bool) -> Recording:
+def _recorded(kubernetes: str) -> Recording:
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(Path(folder), **json.loads(kubernetes))
-        return record(lambda: stand_up(settings, keep_data=keep_data))
+        return record(lambda: stand_up(settings))
 
 
 def fill_mirror(folder: Path) -> Path:

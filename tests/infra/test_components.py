@@ -297,19 +297,6 @@ def test_a_route_leads_to_a_port_that_is_there(profile: str) -> None:
                 assert service in by_charts or backend["port"] in services[service], route.where
 
 
-def test_data_are_kept_when_asked_and_only_they() -> None:
-    stack = recorded(keep_data=True)
-    kept = {each.where for each in stack.objects() if each.retained}
-    assert {
-        "Namespace/slipway-data",
-        "Cluster/slipway-data/database",
-        "PersistentVolumeClaim/slipway-data/object-store",
-        "PersistentVolumeClaim/slipway-data/cache",
-    } <= kept
-    assert not [where for where in kept if where.startswith(("Deployment/slipway-system", "Gateway", "HTTPRoute"))]
-    assert [each.where for each in recorded().objects() if each.retained] == []
-
-
 def test_a_mirror_serves_every_chart_manifest_and_image(tmp_path: Path) -> None:
     registry = "registry.example.com/mirror"
     mirror = fill_mirror(tmp_path)
