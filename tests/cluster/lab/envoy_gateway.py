@@ -133,17 +133,18 @@ class Envoy:
         bootstrap["admin"] = {"address": _address(self._admin)}
         resources = bootstrap["static_resources"]
         resources["listeners"] = []
-        resources["clusters"] = [item for item in resources["clusters"] if item["name"] == "xds_cluster"]
-        for cluster in resources["clusters"]:
-            cluster["type"] = "STATIC"
-            for group in cluster["load_assignment"]["endpoints"]:
-                for endpoint in group["lb_endpoints"]:
-                    endpoint["endpoint"]["address"] = _address(_XDS)
-            context = cluster["transport_socket"]["typed_config"]["common_tls_context"]
-            context.pop("validation_context_sds_secret_config", None)
-            context.pop("tls_certificate_sds_secret_configs", None)
-            context["tls_certificates"] = [{key: pair[key] for key in ("certificate_chain", "private_key")}]
-            context["validation_context"] = {"trusted_ca": pair["trusted_ca"]}
+        (controller,) = (item for item in resources["clusters"] if item["name"] == "xds_cluster")
+        # The rest is for its own metrics, but for the list of its neighbours, which the controller sends, too.
+        resources["clusters"] = [controller, *(item for item in resources["clusters"] if item.get("type") == "EDS")]
+        controller["type"] = "STATIC"
+        for group in controller["load_assignment"]["endpoints"]:
+            for endpoint in group["lb_endpoints"]:
+                endpoint["endpoint"]["address"] = _address(_XDS)
+        context = controller["transport_socket"]["typed_config"]["common_tls_context"]
+        context.pop("validation_context_sds_secret_config", None)
+        context.pop("tls_certificate_sds_secret_configs", None)
+        context["tls_certificates"] = [{key: pair[key] for key in ("certificate_chain", "private_key")}]
+        context["validation_context"] = {"trusted_ca": pair["trusted_ca"]}
         bootstrap.pop("overload_manager", None)
         return dict(bootstrap)
 

@@ -39,7 +39,7 @@ class ClusterApi:
         """The object; None when it is not there."""
         return self._call("GET", self._path(api_version, namespace, plural, name))
 
-    def list(self, api_version: str, namespace: str, plural: str, labels: Mapping[str, str]) -> list[Object]:
+    def find(self, api_version: str, namespace: str, plural: str, labels: Mapping[str, str]) -> list[Object]:
         """The objects that carry all these labels."""
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         found = self._call("GET", self._path(api_version, namespace, plural), [("labelSelector", selector)])

@@ -63,7 +63,7 @@ class KubernetesTarget:
             )
 
     def list_revisions(self, model: str) -> dict[int, bool]:
-        found = self._api.list(
+        found = self._api.find(
             inference_service.API, names.NAMESPACE, inference_service.PLURAL, {names.MODEL_LABEL: model}
         )
         # One that is being deleted should not run any more.
@@ -113,7 +113,7 @@ class KubernetesTarget:
     def _is_gone(self, model: str, version: int) -> bool:
         """The object and, since they may still answer, its pods."""
         labels = {names.MODEL_LABEL: model, names.VERSION_LABEL: str(version)}
-        return self._read_revision(model, version) is None and not self._api.list("v1", names.NAMESPACE, "pods", labels)
+        return self._read_revision(model, version) is None and not self._api.find("v1", names.NAMESPACE, "pods", labels)
 
     @staticmethod
     def _selector(model: str, version: int) -> str:
