@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,9 @@ from slipway.errors import InvalidSettings, Problem
 from slipway.section import Section
 from slipway.validation import problems_of
 
+CHECKOV = re.compile(r"CKV2?_K8S_\d+")
+"""Its checks share the file, so that there is one place to look for what is let through."""
+
 FILE = Path(__file__).with_name("exceptions.toml")
 
 
@@ -23,7 +27,7 @@ class PolicyException(Section):
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     """What people call it."""
     rule: str
-    """The rule that is broken; never all of them."""
+    """The rule that is broken, or a check of checkov's; never all of them."""
     objects: Annotated[tuple[str, ...], Field(min_length=1)]
     """Kind, namespace and name, as messages write them; `*` within a part."""
     reason: str = Field(min_length=20)
@@ -52,7 +56,7 @@ def load_exceptions(rules: set[str], file: Path = FILE) -> tuple[PolicyException
     problems = [
         Problem(f"exception {entry.name}", f"{entry.rule!r} is no rule", f"one of: {', '.join(sorted(rules))}")
         for entry in exceptions
-        if entry.rule not in rules
+        if entry.rule not in rules and not CHECKOV.fullmatch(entry.rule)
     ]
     names = [entry.name for entry in exceptions]
     problems += [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from infra.policies import image_rules, network_rules, pod_rules, right_rules, secret_rules, upkeep_rules
-from infra.policies.exceptions import PolicyException
+from infra.policies.exceptions import CHECKOV, PolicyException
 from infra.policies.objects import KubeObject
 from infra.policies.pods import Pod, pods_of
 
@@ -91,7 +91,7 @@ def judge(objects: Sequence[KubeObject], exceptions: Sequence[PolicyException]) 
     return Verdict(
         findings=tuple(finding for finding, entry in judged if not entry),
         excepted=excepted,
-        unused=tuple(entry for entry in exceptions if entry.name not in used),
+        unused=tuple(entry for entry in exceptions if entry.name not in used and not CHECKOV.fullmatch(entry.rule)),
     )
 
 
