@@ -19,7 +19,9 @@ from infra.components.pods import Claim, Requests, Scratch
 from infra.components.workload import Workload, WorkloadArgs
 
 REPORTS_PORT = 8000
-_FOLDER = Path(__file__).resolve().parents[2] / "monitoring"
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_FOLDER = _REPOSITORY / "monitoring"
+_MONITOR = {"slipway.dev/role": "monitor"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Monitoring(Component):
         super().__init__("monitoring", name, args.site, opts)
         self.args = args
         self._create_reports()
-        self._create_monitors()
+        for model in onboarded_models():
+            self._create_monitor(model)
         part = args.site.settings.parts.monitoring
         if part.existing or part.prometheus:
             self._create_scraping()
@@ -66,7 +69,7 @@ class Monitoring(Component):
                 requests=Requests("20m", "256Mi", memory_limit="512Mi"),
                 ingress_from=(
                     network.namespace(names.GATEWAY, REPORTS_PORT),
-                    network.app("monitor", REPORTS_PORT),
+                    network.pods(_MONITOR, REPORTS_PORT),
                 ),
             ),
             self._options(),
@@ -74,9 +77,9 @@ class Monitoring(Component):
         self._create_route("reports", names.SYSTEM, "reports", REPORTS_PORT)
         return reports
 
-    def _create_monitors(self) -> Workload:
+    def _create_monitor(self, model: str) -> Workload:
         return Workload(
-            "monitor",
+            f"monitor-{model.replace('_', '-')}",
             WorkloadArgs(
                 site=self.site,
                 part=self.part,
@@ -85,7 +88,8 @@ class Monitoring(Component):
                 kind="CronJob",
                 # Windows are days long: an hour late is nothing, and a run that finds none due ends at once.
                 schedule="17 * * * *",
-                command=("python", "-m", "monitoring", "--once"),
+                command=("python", "-m", "monitoring", "--once", model),
+                labels={**_MONITOR, "slipway.dev/model": model},
                 env=platform_environment(self.site, self.args.registry),
                 volumes=(Scratch("/state", "2Gi"),),
                 requests=Requests("200m", "512Mi", memory_limit="1Gi"),
@@ -136,3 +140,8 @@ class Monitoring(Component):
                 data={file.name: file.read_text()},
                 opts=self._options(),
             )
+
+
+def onboarded_models() -> list[str]:
+    """Every model that has a contract: a folder of `pipelines/` with a model.yaml."""
+    return sorted(file.parent.name for file in (_REPOSITORY / "pipelines").glob("*/model.yaml"))
