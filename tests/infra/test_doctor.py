@@ -77,6 +77,7 @@ class ApiServer:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"  # one connection for all questions
             wbufsize = 1 << 16  # and one packet for each answer
+
             def do_GET(self) -> None:
                 self._reply("GET")
 

@@ -50,6 +50,14 @@ def test_every_object_of_the_program_keeps_to_every_rule(environment: str, mirro
     assert [str(finding) for finding in verdict.findings] == []
 
 
+def test_every_exception_from_our_own_rules_is_needed_somewhere(mirror: Path) -> None:
+    unused = [
+        {entry.name for entry in pack.judge(objects_of(stack_of(name, mirror)), EXCEPTIONS).unused}
+        for name in ENVIRONMENTS
+    ]
+    assert set.intersection(*unused) == set()
+
+
 def test_templates_that_are_filled_in_later_keep_to_the_rules(mirror: Path) -> None:
     """What the control plane makes is handed to it as JSON in ConfigMaps."""
     found = []
