@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,13 +21,17 @@ async def serve(engine: str) -> None:
     """Serve until the engine ends this process."""
     # Each child of a component holds a thread until the engine has made it, and children wait for one another.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_CHILDREN))
+    engine_process = os.getppid()
     server = grpc.aio.server(options=_GRPC_CHANNEL_OPTIONS)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(KubernetesServicer(engine), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
-    await server.wait_for_termination()
+    # An engine that was killed ends nobody.
+    while os.getppid() == engine_process:
+        await asyncio.sleep(1)
+    await server.stop(grace=None)
 
 
 def main() -> None:
