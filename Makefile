@@ -64,11 +64,11 @@ test: lint ## lint, then all tests: hermetic ones first, then those with real pr
 	@$(BIN)/pytest -m "not integration and not e2e and not cluster" -n 2
 	@$(BIN)/pytest -m "integration or e2e"
 
-tools: $(READY) ## build what the cluster tests run, pinned (needs Go; 20 minutes when cold)
+tools: $(READY) ## build what the cluster tests run, pinned (needs Go; half an hour when cold)
 	@$(BIN)/python -m tests.cluster.tools.build
 
 test-cluster: tools ## the infrastructure against a real control plane and real controllers
-	@$(BIN)/pytest tests/cluster -m cluster
+	@$(BIN)/pytest tests/cluster -m cluster -n 2 --dist loadfile
 
 bench: $(READY) ## measure against the peers; a table and JSON
 	@$(BIN)/python -m tests.benchmarks
@@ -86,6 +86,8 @@ format: $(READY) ## put the code into the one format
 lock: $(READY) ## choose the newest allowed versions anew: requirements.lock
 	@$(LIKE_PIP) $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--python-version 3.11 --extra dev --extra infra --upgrade pyproject.toml -o requirements.lock
+	@$(LIKE_PIP) $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--python-version 3.11 --constraints requirements.lock --upgrade pyproject.toml -o platform/images/requirements.lock
 	@$(LIKE_PIP) echo uv | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--python-version 3.11 --upgrade - -o platform/requirements-uv.lock
 

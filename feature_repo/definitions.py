@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from feature_repo.transforms import DOMAINS
@@ -14,6 +13,8 @@ from slipway.errors import Unknown
 EVENT_TIME = "event_timestamp"
 WRITTEN = "written"
 """When a row was published (UTC); decides between two rows of one key and event time."""
+OFFLINE = "offline"
+"""The folder of the history that holds a folder for each view."""
 
 
 @cache
@@ -45,8 +46,8 @@ def find_service(name: str) -> tuple[View, ...]:
     return all_services()[name]
 
 
-def feast_objects(offline: Path) -> list[Any]:
-    """Entities, feature views over `offline/<view>/*.parquet`, and services, as Feast applies them."""
+def feast_objects() -> list[Any]:
+    """Entities, feature views over `offline/<view>/*.parquet` of the history, and services, as Feast applies them."""
     from feast import Entity, FeatureService, FeatureView, Field, FileSource
     from feast.types import Float64, Int64, String
     from feast.value_type import ValueType
@@ -68,7 +69,7 @@ def feast_objects(offline: Path) -> list[Any]:
             ],
             source=FileSource(
                 name=f"{view.name}_published",
-                path=str(offline / view.name / "*.parquet"),
+                path=f"{OFFLINE}/{view.name}/*.parquet",
                 timestamp_field=EVENT_TIME,
                 created_timestamp_column=WRITTEN,
             ),

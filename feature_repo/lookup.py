@@ -16,7 +16,7 @@ import pandas as pd
 
 from feature_repo.definitions import find_service
 from feature_repo.publishing import serialize_key
-from feature_repo.store import open_store
+from feature_repo.store import open_online, open_store
 from feature_repo.view import View
 from slipway.environment import Environment
 
@@ -42,14 +42,15 @@ class FeatureLookup:
         store = store or open_store(environment)
         self.views = find_service(service)
         self._config = store.config
-        self._online = store._get_provider().online_store
+        self._online = open_online(store)
         self._tables = {view.name: store.get_feature_view(view.name) for view in self.views}
         self._keys: dict[tuple[str, tuple[Hashable, ...]], bytes] = {}
 
     def read(self, rows: pd.DataFrame, *, as_of: datetime) -> Found:
         """Features of `rows`, which hold the views' keys as request fields.
 
-        Raises sqlite3.Error when the store is out of reach; the caller then uses the transforms' defaults.
+        Raises sqlite3.Error or redis.RedisError when the store is out of reach; the caller then uses the transforms'
+        defaults.
         """
         keys = {name: rows[name].to_list() for view in self.views for name in view.keys}
         features, ages = self.read_columns(keys, as_of=as_of)

@@ -28,28 +28,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BUSY_SECONDS = 5.0
 _EXACT = 2**53
-_BETWEEN_NAMES = "\x1f"
+BETWEEN_NAMES = "\x1f"
 
 
-class GuardedSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):  # type: ignore[misc]
-    type: Literal["feature_repo.online.GuardedSqliteOnlineStore"] = "feature_repo.online.GuardedSqliteOnlineStore"
-
-
-class GuardedSqliteOnlineStore(SqliteOnlineStore):  # type: ignore[misc]
-    """One connection for each thread; rows as (entity_key, names, packed values, event time, time of writing)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._local = threading.local()
-
-    def _get_conn(self, config: Any) -> sqlite3.Connection:
-        path = self._get_db_path(config)
-        if getattr(self._local, "path", None) != path:
-            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-            connection.execute("pragma journal_mode = wal")
-            connection.execute("pragma synchronous = normal")
-            self._local.connection, self._local.path = connection, path
-        return self._local.connection  # type: ignore[no-any-return]
+class PackedRows:
+    """Feast's ways in and out of a store that reads and writes packed rows by their serialized keys."""
 
     def online_write_batch(
         self,
@@ -79,36 +62,13 @@ class GuardedSqliteOnlineStore(SqliteOnlineStore):  # type: ignore[misc]
     ) -> int:
         """Write rows of (serialized key, packed values, event time, time of writing), times in microseconds UTC.
 
-        One transaction. Returns how many rows were late, that is older than what the store holds, and left out.
+        Returns how many rows were late, that is older than what the store holds, and left out.
         """
-        connection = self._get_conn(config)
-        given, header = list(rows), _BETWEEN_NAMES.join(names)
-        connection.execute("begin immediate")
-        try:
-            before = connection.total_changes
-            connection.executemany(
-                f"insert into {_table(config, table)} (entity_key, names, packed, event_us, written_us) "  # noqa: S608
-                "values (?, ?, ?, ?, ?) on conflict (entity_key) do update set names = excluded.names, "
-                "packed = excluded.packed, event_us = excluded.event_us, written_us = excluded.written_us "
-                "where excluded.event_us >= event_us",
-                [(key, header, packed, event, written) for key, packed, event, written in given],
-            )
-            taken = connection.total_changes - before
-            connection.execute("commit")
-        except BaseException:
-            connection.execute("rollback")
-            raise
-        return len(given) - taken
+        raise NotImplementedError
 
     def read_packed(self, config: Any, table: Any, keys: Sequence[bytes]) -> dict[bytes, tuple[list[str], bytes, int]]:
         """Serialized key to (names, packed values, event time in microseconds UTC); unknown keys are left out."""
-        wanted = list(dict.fromkeys(keys))
-        marks = ",".join("?" * len(wanted))
-        cursor = self._get_conn(config).execute(
-            f"select entity_key, names, packed, event_us from {_table(config, table)} where entity_key in ({marks})",  # noqa: S608
-            wanted,
-        )
-        return {key: (names.split(_BETWEEN_NAMES), packed, event) for key, names, packed, event in cursor}
+        raise NotImplementedError
 
     def online_read(
         self, config: Any, table: Any, entity_keys: Sequence[Any], requested_features: list[str] | None = None
@@ -128,6 +88,63 @@ class GuardedSqliteOnlineStore(SqliteOnlineStore):  # type: ignore[misc]
             answers.append((_EPOCH + event * _MICROSECOND, values))
         return answers
 
+    def plan(self, config: Any, desired_registry_proto: Any) -> list[Any]:
+        """Nothing that Feast would have to make beforehand."""
+        return []
+
+
+class GuardedSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):  # type: ignore[misc]
+    type: Literal["feature_repo.online.GuardedSqliteOnlineStore"] = "feature_repo.online.GuardedSqliteOnlineStore"
+
+
+class GuardedSqliteOnlineStore(PackedRows, SqliteOnlineStore):  # type: ignore[misc]
+    """One connection for each thread; rows as (entity_key, names, packed values, event time, time of writing)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._local = threading.local()
+
+    def _get_conn(self, config: Any) -> sqlite3.Connection:
+        path = self._get_db_path(config)
+        if getattr(self._local, "path", None) != path:
+            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            connection.execute("pragma journal_mode = wal")
+            connection.execute("pragma synchronous = normal")
+            self._local.connection, self._local.path = connection, path
+        return self._local.connection  # type: ignore[no-any-return]
+
+    def write_packed(
+        self, config: Any, table: Any, names: Sequence[str], rows: Iterable[tuple[bytes, bytes, int, int]]
+    ) -> int:
+        """One transaction."""
+        connection = self._get_conn(config)
+        given, header = list(rows), BETWEEN_NAMES.join(names)
+        connection.execute("begin immediate")
+        try:
+            before = connection.total_changes
+            connection.executemany(
+                f"insert into {_table(config, table)} (entity_key, names, packed, event_us, written_us) "  # noqa: S608
+                "values (?, ?, ?, ?, ?) on conflict (entity_key) do update set names = excluded.names, "
+                "packed = excluded.packed, event_us = excluded.event_us, written_us = excluded.written_us "
+                "where excluded.event_us >= event_us",
+                [(key, header, packed, event, written) for key, packed, event, written in given],
+            )
+            taken = connection.total_changes - before
+            connection.execute("commit")
+        except BaseException:
+            connection.execute("rollback")
+            raise
+        return len(given) - taken
+
+    def read_packed(self, config: Any, table: Any, keys: Sequence[bytes]) -> dict[bytes, tuple[list[str], bytes, int]]:
+        wanted = list(dict.fromkeys(keys))
+        marks = ",".join("?" * len(wanted))
+        cursor = self._get_conn(config).execute(
+            f"select entity_key, names, packed, event_us from {_table(config, table)} where entity_key in ({marks})",  # noqa: S608
+            wanted,
+        )
+        return {key: (names.split(BETWEEN_NAMES), packed, event) for key, names, packed, event in cursor}
+
     def update(
         self,
         config: Any,
@@ -146,10 +163,6 @@ class GuardedSqliteOnlineStore(SqliteOnlineStore):  # type: ignore[misc]
             )
         for table in tables_to_delete:
             connection.execute(f"drop table if exists {_table(config, table)}")
-
-    def plan(self, config: Any, desired_registry_proto: Any) -> list[Any]:
-        """Nothing beside the tables that `update` makes."""
-        return []
 
     def teardown(self, config: Any, tables: Sequence[Any], entities: Sequence[Any]) -> None:
         for table in tables:

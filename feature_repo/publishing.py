@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from feature_repo.definitions import EVENT_TIME, WRITTEN, find_view
+from feature_repo.definitions import EVENT_TIME, OFFLINE, WRITTEN, find_view
 from feature_repo.parquet import schema_of, write_rows
+from feature_repo.store import open_online
 from feature_repo.view import KEY_KINDS, View
 from slipway.environment import Environment
 from slipway.errors import InvalidInput, Problem
+from slipway.object_path import AnyPath
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -53,11 +55,11 @@ def publish_offline(
 ) -> tuple[pd.DataFrame, int]:
     """Write the history file. Returns the rows that are not of the future, and how many were."""
     known, future = _split(find_view(view), frame, as_of)
-    folder = environment.state.features
+    folder = environment.state.history
     if len(future):
         _write(folder / "quarantine" / view, view, future, as_of, name)
     if len(known):
-        _write(folder / "offline" / view, view, known, as_of, name)
+        _write(folder / OFFLINE / view, view, known, as_of, name)
     return known, len(future)
 
 
@@ -81,7 +83,7 @@ class OnlinePublisher:
         self.view = find_view(view)
         self._table = store.get_feature_view(view)
         self._config = store.config
-        self._online: Any = store._get_provider().online_store
+        self._online = open_online(store)
         self._keys: dict[tuple[object, ...], bytes] = {}
 
     def write(self, frame: pd.DataFrame, *, as_of: datetime) -> Published:
@@ -153,7 +155,7 @@ def _split(view: View, frame: pd.DataFrame, as_of: datetime) -> tuple[pd.DataFra
     return frame, frame.iloc[:0]
 
 
-def _write(folder: Any, view: str, frame: pd.DataFrame, as_of: datetime, name: str) -> None:
+def _write(folder: AnyPath, view: str, frame: pd.DataFrame, as_of: datetime, name: str) -> None:
     definition = find_view(view)
     stem = name or f"{as_of:%Y%m%dT%H%M%S}-{_content(frame, definition)}"
     rows = frame.assign(**{WRITTEN: pd.Timestamp(as_of).as_unit("us")})

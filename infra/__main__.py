@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from infra import commands
 from infra.engine import PROJECTS
 from slipway.environment import open_environment
-from slipway.errors import SlipwayError
+from slipway.errors import SlipwayError, of_system
 
 
 def main() -> int:
     """Exit 0, 1 (failed, or findings) or 2 (wrong use), never with a traceback."""
     arguments = _parse()
+    # Who is told to end by the system ends as by Ctrl-C: what has begun is finished, the state is released.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         environment = open_environment(arguments.env)
         match arguments.command:
@@ -29,10 +32,12 @@ def main() -> int:
                 return commands.status(environment, _say, as_json=arguments.json)
             case _:
                 return commands.unlock(environment, _say, arguments.project, yes=arguments.yes)
-    except SlipwayError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
+    except (SlipwayError, OSError) as error:
+        told = of_system(error) if isinstance(error, OSError) else error
+        sys.stderr.write(f"{told}\n")
+        return told.exit_code
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing is lost: the same command goes on from there\n")
         return 130
 
 

@@ -1,113 +1,78 @@
-"""The cluster that an `existing` environment means, and whether we may and can work there. Reads only.
+"""Whether we may and can work in an existing cluster, asked before anything is touched.
 
-What costs a minute to find out (quotas, images, memory) is `slipway doctor`'s.
+What is asked, and how, is `slipway doctor`'s. A cluster that `infra/cluster` makes is not asked: it is as we made it.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from kubernetes import client, config
-from urllib3.exceptions import HTTPError
-
+from slipway.environment import Environment
 from slipway.errors import InvalidInput, Problem
-from slipway.kubernetes_settings import SUPPORTED_VERSIONS, KubernetesSettings
+from slipway.files import write_atomically
+from slipway.targets.kubernetes.cluster_checks import Check
+from slipway.targets.kubernetes.examined_cluster import ExaminedCluster, Unreachable, open_cluster
 
-_WITHIN = 10
-"""Seconds for each question to the API server."""
-
-# What standing up needs first and a namespace's administrator lacks: (group, resource).
-_RIGHTS = (
-    ("", "namespaces"),
-    ("apiextensions.k8s.io", "customresourcedefinitions"),
-    ("rbac.authorization.k8s.io", "clusterroles"),
-    ("rbac.authorization.k8s.io", "clusterrolebindings"),
-    ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
-    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
-)
+_HOME = "cluster"
+"""File beside the state: which cluster the objects in it stand in."""
 
 
-@dataclass(frozen=True)
-class Context:
-    """One entry of a kubeconfig."""
+def find_cluster(environment: Environment) -> ExaminedCluster | None:
+    """The cluster that the settings mean, which answers; None where it is of our own making.
 
-    name: str
-    file: str
-    server: str
-
-    def __str__(self) -> str:
-        return f"context {self.name} of {self.file} ({self.server})"
-
-
-def read_context(settings: KubernetesSettings) -> Context:
-    """Which cluster the settings mean. Raises InvalidInput: no such file, not a kubeconfig, no such context."""
-    file = str(settings.kubeconfig or os.environ.get("KUBECONFIG") or config.KUBE_CONFIG_DEFAULT_LOCATION)
-    paths = [Path(path).expanduser() for path in file.split(os.pathsep)]
-    if not any(path.is_file() for path in paths):
-        raise InvalidInput(Problem("kubernetes.kubeconfig", f"{file} is not there", "the path of a kubeconfig"))
+    Raises InvalidInput: no such file or context, no answer, or another cluster than the one that the state is about.
+    """
+    settings = environment.settings.kubernetes
+    if settings is None or settings.provider != "existing":
+        return None
+    cluster = open_cluster(settings, environment.state.secrets)
     try:
-        contexts, current = config.list_kube_config_contexts(file)
-    except config.ConfigException as error:
+        cluster.get("/version")
+        _check_home(environment, cluster)
+    except Unreachable as error:
+        raise InvalidInput(Problem("kubernetes.kubeconfig", error.message, error.hint)) from error
+    return cluster
+
+
+def list_obstacles(cluster: ExaminedCluster, environment: Environment, checks: Sequence[Check]) -> list[Problem]:
+    """Everything that the checks find fault with."""
+    settings = environment.settings.kubernetes
+    if settings is None:
+        return []
+    problems: list[Problem] = []
+    for check in checks:
+        try:
+            found = list(check(cluster, settings, environment.settings.name))
+        except Unreachable as error:
+            problems.append(Problem(f"context {cluster.context}", error.message, error.hint))
+            continue
+        problems += [Problem(item.check, item.found, item.remedy) for item in found if not item.ok]
+    return problems
+
+
+def settle(environment: Environment, cluster: ExaminedCluster) -> None:
+    """Remember that the environment stands in this cluster, whatever a kubeconfig's current context is later."""
+    file = environment.state.root / "pulumi" / _HOME
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomically(file, f"{cluster.read_identity()}\n{cluster.context}\n", mode=0o600)
+
+
+def leave(environment: Environment) -> None:
+    """Nothing stands there any more: the next `up` may take another cluster."""
+    (environment.state.root / "pulumi" / _HOME).unlink(missing_ok=True)
+
+
+def _check_home(environment: Environment, cluster: ExaminedCluster) -> None:
+    # Against another cluster the state's objects would all look deleted by hand, and would be made anew there.
+    file = environment.state.root / "pulumi" / _HOME
+    if not file.is_file():
+        return
+    identity, context = file.read_text().splitlines()
+    if identity != cluster.read_identity():
         raise InvalidInput(
-            Problem("kubernetes.kubeconfig", f"{file}: {error}", "a kubeconfig with contexts")
-        ) from error
-    known = {item["name"]: item for item in contexts}
-    name = settings.context or current["name"]
-    if name not in known:
-        choices = ", ".join(sorted(known))
-        raise InvalidInput(Problem("kubernetes.context", f"{name} is not in {file}", f"one of: {choices}"))
-    api = config.new_client_from_config(file, context=name)
-    return Context(name, file, api.configuration.host)
-
-
-def check_access(context: Context) -> None:
-    """Ask the cluster. Raises InvalidInput with all that is wrong: unreachable, wrong version, missing rights."""
-    api = config.new_client_from_config(context.file, context=context.name)
-    api.configuration.retries = False
-    try:
-        version = client.VersionApi(api).get_code(_request_timeout=_WITHIN)
-        problems = [*_version_problems(version, context), *_missing_rights(api, context)]
-    except client.ApiException as error:
-        raise InvalidInput(_refused(context, error)) from error
-    except (HTTPError, OSError) as error:
-        reason = str(error).rpartition(": ")[2]
-        message = f"{context.server} does not answer: {reason}"
-        hint = "is the cluster up, and reachable from here?"
-        raise InvalidInput(Problem("kubernetes.kubeconfig", message, hint)) from error
-    if problems:
-        raise InvalidInput(problems)
-
-
-def _version_problems(version: Any, context: Context) -> Iterator[Problem]:
-    found = f"{version.major}.{version.minor.rstrip('+')}"
-    if found not in SUPPORTED_VERSIONS:
-        supported = ", ".join(SUPPORTED_VERSIONS)
-        old = _ordered(found) < _ordered(SUPPORTED_VERSIONS[0])
-        what = "too old" if old else "newer than what the pinned operators were made for"
-        yield Problem("kubernetes.context", f"{context.name} runs Kubernetes {found}: {what}", f"one of: {supported}")
-
-
-def _missing_rights(api: client.ApiClient, context: Context) -> Iterator[Problem]:
-    reviews = client.AuthorizationV1Api(api)
-    for group, resource in _RIGHTS:
-        review = {"spec": {"resourceAttributes": {"verb": "create", "group": group, "resource": resource}}}
-        answer = reviews.create_self_subject_access_review(review, _request_timeout=_WITHIN)
-        if not answer.status.allowed:
-            name = f"{resource}.{group}" if group else resource
-            yield Problem(
+            Problem(
                 "kubernetes.context",
-                f"{context.name} may not create {name}",
-                "a context of a cluster administrator: definitions and roles belong to the whole cluster",
+                f"{environment.settings.name} stands in another cluster (context {context}) than {cluster}",
+                f'set kubernetes.context = "{context}"; if that cluster is gone for good, remove {file.parent}',
             )
-
-
-def _refused(context: Context, error: client.ApiException) -> Problem:
-    return Problem("kubernetes.context", f"{context.name} was refused: {error.status} {error.reason}", "log in again")
-
-
-def _ordered(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
+        )

@@ -6,6 +6,7 @@ reads the cluster before it changes it, so that what somebody changed by hand is
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import sys
@@ -29,8 +30,9 @@ from pulumi.automation import (
 )
 
 from infra import locks, recovery, removal
-from infra.backend import Backend, open_backend
-from infra.failures import explain
+from infra.backend import Backend, may_have, open_backend
+from infra.failures import explain, is_passing, spell
+from infra.plan import list_lines
 from infra.progress import Progress, Say, describe
 from infra.pulumi_cli import find_cli
 from slipway.environment import Environment
@@ -41,8 +43,19 @@ Project = Literal["cluster", "services"]
 Program = Callable[[Settings], None]
 PROJECTS: tuple[Project, ...] = ("cluster", "services")
 POLICIES = Path(__file__).with_name("policies")
+PROGRAMS = (POLICIES / "bin", Path(__file__).with_name("cluster") / "bin")
+"""What Pulumi's engine starts from the PATH where its language plugin for Python is not installed."""
+
+_PAUSES = (5.0, 10.0, 20.0, 40.0)
+"""Seconds between the tries of an `up` that nothing but a webhook stopped: its pod is ready before it can be asked."""
+_CLOSED_WITHIN = 5.0
+"""Seconds for what a failed program was about."""
 
 Result = TypeVar("Result")
+
+
+class NotMade(SlipwayError):
+    """There is no stack, and none was to be made."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +82,27 @@ class Outcome:
 class Engine:
     """One project of one environment. Opening it makes folders and the stack; it starts nothing in a cluster."""
 
-    def __init__(self, environment: Environment, project: Project, say: Say, program: Program | None = None) -> None:
+    @classmethod
+    def find(cls, environment: Environment, project: Project, say: Say) -> Engine | None:
+        """The project if it has a stack, up or half up; None where it was never stood up, or was taken down."""
+        if not may_have(environment, project):
+            return None
+        try:
+            return cls(environment, project, say, make=False)
+        except NotMade:
+            return None
+
+    def __init__(
+        self, environment: Environment, project: Project, say: Say, program: Program | None = None, *, make: bool = True
+    ) -> None:
+        """`make`: the stack, where there is none; otherwise raises NotMade."""
         self._environment = environment
         self._project = project
         self._say = say
         self._program = program
+        self._make = make
         self._cli = find_cli()
+        self._loops: list[asyncio.AbstractEventLoop] = []
         self._backend: Backend = open_backend(environment)
         self._log = environment.state.logs / f"infra-{project}.log"
         self._stack = self._guard(self._open, Progress(say, planned=True))
@@ -89,17 +117,30 @@ class Engine:
         # A preview must not fail for findings: it is what shows them.
         run = partial(self._stack.preview, policy_packs=self._packs(policies), refresh=True)
         try:
-            return self._run(run, progress)
+            outcome = self._run(run, progress)
         except SlipwayError:
-            if progress.findings:
-                return self._outcome(progress, 0.0)
-            raise
+            if not progress.findings:
+                raise
+            outcome = self._outcome(progress, 0.0)
+        for line in list_lines(progress.planned):
+            self._say(line)
+        return outcome
 
     def up(self, *, policies: bool = True) -> Outcome:
         """Make the cluster what the program says. Raises SlipwayError; the next `up` goes on from there."""
-        self._recover()
         run = partial(self._stack.up, policy_packs=self._packs(policies), refresh=True, suppress_outputs=True)
-        return self._run(run, Progress(self._say, planned=False))
+        progress, pauses = Progress(self._say, planned=False), iter(_PAUSES)
+        while True:
+            self._recover()
+            try:
+                return self._run(run, progress)
+            except SlipwayError:
+                pause = next(pauses, None)
+                if pause is None or not is_passing(progress.errors):
+                    raise
+            self._say(f"  waiting    an operator's webhook does not answer yet; once more in {pause:.0f} s")
+            time.sleep(pause)
+            progress = progress.begin_anew()
 
     def refresh(self) -> Outcome:
         """Read the cluster into the state; `changed` is what is not as we left it."""
@@ -136,6 +177,11 @@ class Engine:
         found = self._guard(self._stack.outputs, Progress(self._say, planned=True))
         return {name: output.value for name, output in found.items() if not output.secret}
 
+    def read_secret(self, name: str) -> str:
+        """A secret that the program exported. Raises KeyError."""
+        found = self._guard(self._stack.outputs, Progress(self._say, planned=True))
+        return str(found[name].value)
+
     def count_resources(self) -> int:
         """How many things the state holds, components and providers not counted."""
         return sum(self.plan_removal(keep_data=False).counts.values())
@@ -153,14 +199,17 @@ class Engine:
                 f"slipway-{self._project}", "python", main=str(folder), backend=ProjectBackend(self._backend.url)
             ),
             env_vars=self._backend.variables()
-            | {"SLIPWAY_PYTHON": sys.executable, "PATH": f"{os.environ['PATH']}{os.pathsep}{POLICIES / 'bin'}"},
+            | {"SLIPWAY_PYTHON": sys.executable, "PATH": os.pathsep.join((os.environ["PATH"], *map(str, PROGRAMS)))},
         )
         try:
             return Stack.select(name, workspace)
-        except StackNotFoundError:
+        except StackNotFoundError as error:
+            if not self._make:
+                raise NotMade(f"{self.name}: there is no stack") from error
             return Stack.create(name, workspace)
 
     def _run_program(self) -> None:
+        self._loops.append(asyncio.get_running_loop())
         program = self._program
         if program is None:
             program = importlib.import_module(f"infra.{self._project}.program").stand_up
@@ -183,8 +232,7 @@ class Engine:
             self._say(f"  mending    {describe(urn)}: the last run died while it worked on it")
         for urn in unsettled:
             self._say(f"  warning    {describe(urn)}: may exist and be in no state; look, and remove it by hand")
-        progress = Progress(self._say, planned=True)
-        self._guard(partial(self._stack.import_stack, Deployment(version=3, deployment=mended)), progress)
+        self._import(mended)
         if refresh:
             self._run(partial(self._stack.refresh, suppress_outputs=True), Progress(self._say, planned=False))
 
@@ -197,11 +245,46 @@ class Engine:
             def keep(line: str) -> None:
                 log.write(f"{line}\n")
 
-            self._guard(
-                partial(run, on_output=keep, on_error=keep, on_event=progress, color="never", suppress_progress=True),
-                progress,
-            )
+            try:
+                self._guard(
+                    partial(
+                        run, on_output=keep, on_error=keep, on_event=progress, color="never", suppress_progress=True
+                    ),
+                    progress,
+                )
+            except SlipwayError:
+                self._adopt_unanswered(progress)
+                raise
+            finally:
+                self._close_loops()
         return self._outcome(progress, time.monotonic() - begun)
+
+    def _adopt_unanswered(self, progress: Progress) -> None:
+        """Keep what the engine forgets: creations that a provider had begun when it died. A refresh sorts them."""
+        if progress.unanswered:
+            noted = recovery.note_unanswered(self._state(), progress.unanswered)
+            # Not as unfinished operations: an import takes those out.
+            self._import(recovery.adopt_unfinished(noted)[0])
+
+    def _import(self, state: recovery.Deployment) -> None:
+        run = partial(self._stack.import_stack, Deployment(version=3, deployment=state))
+        self._guard(run, Progress(self._say, planned=True))
+
+    def _close_loops(self) -> None:
+        """Pulumi leaves the program's event loop, and what it was about, when a run fails in the middle."""
+        while self._loops:
+            loop = self._loops.pop()
+            deadline = time.monotonic() + _CLOSED_WITHIN
+            # Pulumi's own thread may still be at work on it, and stop there on an error.
+            while not loop.is_closed() and time.monotonic() < deadline and (loop.is_running() or not _is_idle(loop)):
+                time.sleep(0.05)
+            if loop.is_running() or loop.is_closed():
+                continue
+            if unfinished := asyncio.all_tasks(loop):
+                for task in unfinished:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(unfinished, timeout=_CLOSED_WITHIN))
+            loop.close()
 
     def _outcome(self, progress: Progress, seconds: float) -> Outcome:
         steps = dict(progress.steps)
@@ -214,7 +297,7 @@ class Engine:
         except ConcurrentUpdateError as error:
             owners = locks.read_owners(str(error))
             if not owners or not all(owner.is_dead for owner in owners):
-                raise locks.refusal(owners, self._environment.settings.name, self._project) from error
+                raise locks.refusal(owners, spell(self._environment), self._project) from error
             self._say(f"  unlocking  the run that held the state is dead ({'; '.join(map(str, owners))})")
             self._stack.cancel()
         except CommandError as error:
@@ -228,28 +311,13 @@ class Engine:
         return explain(error, progress.errors, stack=self.name, passphrase_file=self._backend.passphrase_file)
 
 
+def _is_idle(loop: asyncio.AbstractEventLoop) -> bool:
+    time.sleep(0.2)
+    return not loop.is_running()
+
+
 def projects_of(settings: Settings) -> tuple[Project, ...]:
     """In the order of standing up: no cluster is made where one exists. Raises Refused for the local target."""
     if settings.kubernetes is None:
         raise Refused(f"{settings.name} runs on this machine, not on Kubernetes", hint="slipway up")
     return ("services",) if settings.kubernetes.provider == "existing" else PROJECTS
-
-
-def preview(environment: Environment, *, project: Project, on_output: Say) -> Outcome:
-    """What `up` would change."""
-    return Engine(environment, project, on_output).preview()
-
-
-def up(environment: Environment, *, project: Project, on_output: Say) -> Outcome:
-    """Stand the project up."""
-    return Engine(environment, project, on_output).up()
-
-
-def refresh(environment: Environment, *, project: Project, on_output: Say) -> Outcome:
-    """Read the cluster into the state."""
-    return Engine(environment, project, on_output).refresh()
-
-
-def down(environment: Environment, *, project: Project, on_output: Say, keep_data: bool = False) -> Outcome:
-    """Remove the project; asks nothing."""
-    return Engine(environment, project, on_output).down(keep_data=keep_data)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slipway.errors import Conflict
+from slipway.errors import InvalidInput, Problem
 
 # How Pulumi names the owner: pkg/backend/diy/lock.go.
 _OWNER = re.compile(r"created by (?P<user>\S+)@(?P<host>\S+) \(pid (?P<pid>\d+)\) at (?P<since>\S+)")
@@ -43,13 +43,16 @@ def read_owners(message: str) -> list[Owner]:
     ]
 
 
-def refusal(owners: Sequence[Owner], environment: str, project: str) -> Conflict:
-    """What to tell when a lock stays."""
+def refusal(owners: Sequence[Owner], environment: str, project: str) -> InvalidInput:
+    """What to tell when a lock stays. `environment`: as it is typed."""
     alive = "; ".join(str(owner) for owner in owners) or "another run"
-    return Conflict(
-        f"the state of {environment}/{project} is locked by {alive}",
-        hint="wait until that run has ended; if it is dead for sure: "
-        f"python -m infra unlock --env {environment} --project {project}",
+    return InvalidInput(
+        Problem(
+            f"state of {project}",
+            f"is locked by {alive}",
+            "wait until that run has ended; if it is dead for sure: "
+            f"python -m infra unlock --env {environment} --project {project}",
+        )
     )
 
 

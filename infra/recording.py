@@ -6,13 +6,15 @@ A chart or manifest is one resource here; what it renders only the real provider
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
 from pulumi.runtime import mocks, rpc, settings, stack
+
+from infra.components import object_store
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,30 @@ class Recording:
                 yield from self.below(each)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a cloud would say. Without it outputs are inputs, and every question is answered with nothing."""
+
+    outputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Type of resource -> what is known of it once it is made, besides its inputs; `{name}` in a text is its own."""
+    calls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Function -> its result."""
+
+
 def record(
-    program: Callable[[], None], *, project: str = "slipway-services", name: str = "recorded", preview: bool = False
+    program: Callable[[], None],
+    *,
+    project: str = "slipway-services",
+    name: str = "recorded",
+    preview: bool = False,
+    answers: Answers | None = None,
 ) -> Recording:
     """Run an inline program and write down what it registers. Raises what the program raises."""
     recording = Recording()
 
     async def run() -> None:
         # Inside the running loop: the mocks make the root resource at once, and would wait for another loop for ever.
-        monitor = _Monitor(recording)
+        monitor = _Monitor(recording, answers or Answers())
         mocks.set_mocks(monitor.mocks, project=project, stack=name, preview=preview, monitor=monitor)
         await stack.run_pulumi_func(program)
         root = settings.get_root_resource()
@@ -103,20 +120,27 @@ def record(
 
 
 class _Mocks(mocks.Mocks):
-    """Gives back what it is given: outputs are inputs."""
+    """Gives back what it is given, and what the answers add."""
+
+    def __init__(self, answers: Answers) -> None:
+        self.answers = answers
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
-        return args.resource_id or f"{args.name}-id", _stack_outputs(args) or dict(args.inputs)
+        added = {
+            key: value.replace("{name}", args.name) if isinstance(value, str) else value
+            for key, value in self.answers.outputs.get(args.typ, {}).items()
+        }
+        return args.resource_id or f"{args.name}-id", _stack_outputs(args) or {**args.inputs, **added}
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
-        return {}, None
+        return dict(self.answers.calls.get(args.token, {})), []
 
 
 class _Monitor(mocks.MockMonitor):
     """Sees each request whole: the mocks are shown neither dependencies nor parents."""
 
-    def __init__(self, recording: Recording) -> None:
-        self.mocks = _Mocks()
+    def __init__(self, recording: Recording, answers: Answers) -> None:
+        self.mocks = _Mocks(answers)
         super().__init__(self.mocks)
         self.recording = recording
 
@@ -126,6 +150,10 @@ class _Monitor(mocks.MockMonitor):
         if request.type != "pulumi:pulumi:Stack":
             self._write_down(request, response.urn, request.object, existing=False)
         return response
+
+    def Invoke(self, request: Any) -> Any:  # noqa: N802
+        with _loop_of_this_thread():
+            return super().Invoke(request)  # type: ignore[no-untyped-call]
 
     def ReadResource(self, request: Any) -> Any:  # noqa: N802
         with _loop_of_this_thread():
@@ -171,7 +199,10 @@ def _stack_outputs(args: mocks.MockResourceArgs) -> dict[str, Any] | None:
         "cache": {"host": "cache.example.com", "password": "recorded"},
         "object_store": {
             "url": "https://objects.example.com", "region": "region-1", "bucket": "slipway",
-            "access_key": "recorded", "secret_key": "recorded",
+            "keys": {
+                user.name: {"access_key": f"recorded-{user.name}", "secret_key": "recorded"}
+                for user in (*object_store.USERS, object_store.PIPELINES)
+            },
         },
     }  # fmt: skip
     outputs = {"kubeconfig": "recorded", "endpoints": endpoints, "gpu": {}}

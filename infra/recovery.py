@@ -6,10 +6,29 @@ the cluster and drops it again when it is not there. Only Kubernetes objects hav
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pulumi.automation.events import StepEventStateMetadata
+
 Deployment = dict[str, Any]
+
+_HIDDEN = "[secret]"
+
+
+def note_unanswered(deployment: Deployment, creations: Sequence[StepEventStateMetadata]) -> Deployment:
+    """The state with creations begun of which the provider, which died, said nothing; the engine forgets those."""
+    noted = [{"resource": _begun(each), "type": "creating"} for each in creations]
+    return deployment | {"pending_operations": [*(deployment.get("pending_operations") or []), *noted]}
+
+
+def _begun(creation: StepEventStateMetadata) -> dict[str, Any]:
+    inputs = dict(creation.inputs or {})
+    # Events have this for secrets. What is left out is a difference to the next run, which puts it right.
+    if _HIDDEN in repr(inputs):
+        inputs = {key: inputs[key] for key in ("apiVersion", "kind", "metadata") if key in inputs}
+    told = {"urn": creation.urn, "custom": True, "type": creation.type, "inputs": inputs}
+    return told | {"parent": creation.parent, "provider": creation.provider}
 
 
 def adopt_unfinished(deployment: Deployment) -> tuple[Deployment, list[str], list[str]]:

@@ -57,7 +57,8 @@ def plan_removal(resources: Sequence[Resource], *, keep_data: bool) -> Removal:
     """From the state's resources. `keep_data`: what holds data stays, and all that it stands on."""
     kept = _close(resources, [resource["urn"] for resource in resources if _holds_data(resource)]) if keep_data else []
     going = [item for item in resources if item["urn"] not in set(kept) and item.get("custom") and not _is_tool(item)]
-    going = [item for item in going if not item.get("retainOnDelete")]
+    # What was only looked up (external) is somebody else's.
+    going = [item for item in going if not item.get("retainOnDelete") and not item.get("external")]
     counts = Counter(item["type"].rpartition(":")[2] for item in going)
     return Removal(
         dict(counts.most_common()),

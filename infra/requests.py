@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.components.training import TEMPLATE
+from infra.quantity import parse_bytes, parse_quantity
 from infra.recording import Recorded, Recording, record
 from slipway.kubernetes_settings import PART_NAMES, PROFILES, Profile
 from slipway.settings import Settings
 
-_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _COMPONENT = "app.kubernetes.io/component"
 
 
@@ -80,7 +80,7 @@ def tabulate(recording: Recording) -> Table:
     for kind in ("HelmChart", "Manifest"):
         for component in recording.components(kind):
             amounts = [_of(resources) for resources in component.inputs["pods"].values()]
-            disk = Amount(disk=_bytes(component.inputs["disk"])) if component.inputs.get("disk") else Amount()
+            disk = Amount(disk=parse_bytes(component.inputs["disk"])) if component.inputs.get("disk") else Amount()
             standing[component.inputs["part"]] += sum(amounts, disk)
     return Table({part: standing[part] for part in PART_NAMES if standing[part] != Amount()}, jobs)
 
@@ -89,12 +89,12 @@ def _requested(each: Recorded) -> Iterator[Amount]:
     """What one object asks for by itself or by the pods that an operator makes of it."""
     spec = each.inputs.get("spec") or {}
     match each.kind:
-        case "Deployment":
+        case "Deployment" | "DaemonSet":
             yield _of_pod(spec["template"]["spec"]) * int(spec.get("replicas", 1))
         case "PersistentVolumeClaim":
-            yield Amount(disk=_bytes(spec["resources"]["requests"]["storage"]))
+            yield Amount(disk=parse_bytes(spec["resources"]["requests"]["storage"]))
         case "Cluster":
-            instance = _of(spec["resources"]) + Amount(disk=_bytes(spec["storage"]["size"]))
+            instance = _of(spec["resources"]) + Amount(disk=parse_bytes(spec["storage"]["size"]))
             yield instance * int(spec["instances"])
         case "EnvoyProxy":
             deployment = spec["provider"]["kubernetes"]["envoyDeployment"]
@@ -123,12 +123,7 @@ def _of_pod(spec: Mapping[str, Any]) -> Amount:
 
 def _of(resources: Mapping[str, Any]) -> Amount:
     requests = resources["requests"]
-    cpu = str(requests["cpu"])
-    return Amount(int(cpu[:-1]) if cpu.endswith("m") else int(float(cpu) * 1000), _bytes(requests["memory"]))
-
-
-def _bytes(quantity: str) -> int:
-    return int(quantity[:-2]) * _UNITS[quantity[-2:]]
+    return Amount(int(1000 * parse_quantity(requests["cpu"])), parse_bytes(requests["memory"]))
 
 
 def render_markdown() -> str:

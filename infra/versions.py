@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
@@ -40,9 +41,13 @@ FLOORS: dict[str, tuple[int, ...]] = {
     "kuberay": (1, 5, 1),
     "kubeflow_pipelines": (2, 17),
 }
-"""Lowest version without a known hole. Kubeflow Pipelines 2.17 is the first with Argo 3.7.14, which has its own."""
+"""Lowest version without a known hole. Argo's is Kubeflow Pipelines': 2.17.0 brings 4.0.5, whose hole is closed."""
 
 Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+_NAMED = re.compile(
+    r"(?<![\w./:@-])[a-z0-9][a-z0-9.-]*(?::\d+)?(?:/[a-z0-9._-]+)*:\w[\w.-]*(?:@sha256:[0-9a-f]{64})?(?![\w/:@])"
+)
+"""What may be an image with its tag, within other text. An address of the web has a slash before its host."""
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Reason = Annotated[str, Field(min_length=10)]
 
@@ -75,6 +80,8 @@ class ManifestPin(Section):
     version: Version
     digest: Digest = ""
     """Of the file; of a kustomize base: of what building it gives."""
+    overlay: str = ""
+    """Folder below infra/components with our kustomization on top of it: what is built, and kept by a mirror."""
     why: Reason
 
     @property
@@ -95,6 +102,8 @@ class ImagePin(Section):
     """Registry and repository, always with the registry."""
     tag: Version
     digest: Digest = ""
+    brought_by: str = ""
+    """Pin (`charts.kserve`) of the chart or manifest that names it by itself; empty: our own objects or values do."""
     why: Reason
 
     def address(self, mirror: str = "") -> str:
@@ -126,20 +135,33 @@ class Versions(Section):
     def pinned(self, image: str, mirror: str = "") -> str:
         """What to run for an image that a chart names: by digest where it is pinned here, from the mirror if any."""
         address = canonical(image)
+        if mirror and address.startswith(f"{mirror}/"):
+            return image  # our values named it
+        named = address.partition("@")[0]
         for pin in self.images.values():
-            if address == f"{pin.reference}:{pin.tag}":
+            # A digest that the chart names itself stays where none is pinned.
+            if named == f"{pin.reference}:{pin.tag}" and (pin.digest or named == address):
                 return pin.address(mirror)
         return f"{mirror}/{address.partition('/')[2]}" if mirror else image
+
+    def pinned_in(self, text: str, mirror: str = "") -> str:
+        """The same text, each pinned image that it names replaced by what to run: in arguments, variables, JSON."""
+
+        def replace(found: re.Match[str]) -> str:
+            image = found[0]
+            return self.pinned(image, mirror) if canonical(image).partition("@")[0] in self._addresses else image
+
+        return _NAMED.sub(replace, text)
+
+    @cached_property
+    def _addresses(self) -> frozenset[str]:
+        return frozenset(f"{pin.reference}:{pin.tag}" for pin in self.images.values())
 
     def pins(self) -> Iterator[tuple[str, ChartPin | ManifestPin | ImagePin]]:
         """(dotted key, pin) in the order of the file."""
         for table in ("charts", "manifests", "images"):
             for name, pin in getattr(self, table).items():
                 yield f"{table}.{name}", pin
-
-    def without_digest(self) -> list[str]:
-        """Dotted keys of what is pinned by version only; `up` demands that there are none among what it uses."""
-        return [key for key, pin in self.pins() if not pin.digest]
 
 
 Pin = TypeVar("Pin", ChartPin, ManifestPin, ImagePin)
@@ -155,6 +177,10 @@ def load_versions(file: Path = FILE, mirror: Path | None = None) -> Versions:
     except ValidationError as error:
         raise InvalidSettings(problems_of(error, Versions)) from error
     problems = [problem for key, pin in versions.pins() for problem in _broken_rules(key, pin)]
+    known = dict(versions.pins())
+    for name, image in versions.images.items():
+        if image.brought_by and image.brought_by not in known:
+            problems.append(Problem(f"images.{name}.brought_by", f"{image.brought_by!r} is no pin", "as charts.kserve"))
     if problems:
         raise InvalidSettings(problems)
     return versions

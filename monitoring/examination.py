@@ -47,7 +47,7 @@ class Examiner:
     ledger: Ledger
 
     def __post_init__(self) -> None:
-        self._reports = Reports(self.environment.state.reports)
+        self._reports = Reports(self.environment)
         self._store: Any = None
         self._judged_at: dict[tuple[str, Window], datetime] = {}
 
@@ -134,7 +134,22 @@ class Examiner:
                     message=f"{champion.model} version {champion.version}, {kind}: {finding.reason}",
                     as_of=as_of,
                 )
+        self._expire_reports(champion, window)
         return row
+
+    def _expire_reports(self, champion: Champion, window: Window) -> None:
+        """Take away what the contract wants kept no longer; files first, so a crash in between is made good later."""
+        kept = champion.contract.retention.reports
+        with self.ledger.read() as session:
+            old = [row.report for row in monitors.reported_before(session, champion.model, window.end - kept)]
+        if not old:
+            return
+        for report in old:
+            self._reports.remove(champion.model, report)
+        with self.ledger.transaction() as session:
+            for row in monitors.reported_before(session, champion.model, window.end - kept):
+                if row.report in old:
+                    row.report = ""
 
     def _examine_performance(self, champion: Champion, window: Window, as_of: datetime) -> Finding:
         contract = champion.contract

@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slipway import reports_mirror
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from monitoring.windows import Window
+    from slipway.environment import Environment
 
 _NAMES = uuid.uuid5(uuid.NAMESPACE_DNS, "reports.slipway")
-_DRAFTS = ".drafts"
 
 
 def load_evidently() -> Any:
@@ -66,9 +68,10 @@ def measure(
 class Reports:
     """The Evidently workspace of one environment: a project a model, a run a window and kind."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._drafts = folder / _DRAFTS
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self.folder = environment.state.reports
+        self._drafts = self.folder / reports_mirror.DRAFTS
         self._known: set[str] = set()
 
     def keep(self, run: Any, *, model: str, kind: str, version: int, window: Window, facts: Mapping[str, str]) -> str:
@@ -88,12 +91,25 @@ class Reports:
         snapshot.metadata = {**snapshot.metadata, "kind": kind, "version": str(version), **facts}
         LocalState(str(self._drafts)).write_snapshot(project, identifier, snapshot)
         draft = self._drafts / str(project) / SNAPSHOTS_DIR_NAME / f"{identifier}.json"
-        target = self.folder / str(project) / SNAPSHOTS_DIR_NAME / f"{identifier}.json"
+        target = self._path(project, identifier)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         os.link(draft, target)
         draft.unlink()
+        reports_mirror.send(self._environment, target)
         return str(identifier)
+
+    def remove(self, model: str, identifier: str) -> None:
+        """Take a report away, here and where those who show it fetch theirs; one that is gone already is no error."""
+        target = self._path(uuid.uuid5(_NAMES, model), identifier)
+        reports_mirror.withdraw(self._environment, target)
+        target.unlink(missing_ok=True)
+
+    def _path(self, project: uuid.UUID, identifier: object) -> Path:
+        from evidently.ui.storage.local.base import SNAPSHOTS_DIR_NAME
+
+        folder: Path = self.folder / str(project) / SNAPSHOTS_DIR_NAME
+        return folder / f"{identifier}.json"
 
     def _prepare_project(self, model: str) -> uuid.UUID:
         project = uuid.uuid5(_NAMES, model)
@@ -115,6 +131,7 @@ class Reports:
                 (target / name).unlink(missing_ok=True)
                 os.link(draft / name, target / name)
                 (draft / name).unlink()
+                reports_mirror.send(self._environment, target / name)
         self._known.add(model)
         return project
 

@@ -1,29 +1,47 @@
-"""The runner process: `python -m pipelines` works on the ledger's runs until SIGTERM."""
+"""The runner process: `python -m pipelines` works on the ledger's runs until SIGTERM; with `--once`, on one."""
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 import threading
 
 from filelock import FileLock, Timeout
 
+from pipelines.once import run_once
 from pipelines.runner import Runner
 from slipway import logs
-from slipway.environment import open_environment
+from slipway.environment import Environment, open_environment
+from slipway.errors import SlipwayError
 from slipway.heartbeat import Heartbeat
 
 _IDLE_SECONDS = 0.5
 _LOCK_SECONDS = 30
 
 
-def main() -> None:
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description="Work on the ledger's runs.")
+    parser.add_argument("--once", action="store_true", help="one run, told by SLIPWAY_RUN, without the ledger")
+    chosen = parser.parse_args()
     logs.configure("runner")
-    environment = open_environment()
-    environment.state.prepare()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    try:
+        environment = open_environment()
+        environment.state.prepare()
+        if chosen.once:
+            return run_once(environment, stop)
+        work(environment, stop)
+    except SlipwayError as error:
+        logs.get_logger("pipelines").error("cannot work", error=str(error))
+        return error.exit_code
+    return 0
+
+
+def work(environment: Environment, stop: threading.Event) -> None:
+    """Take runs from the ledger until told to stop."""
     heartbeat = Heartbeat(environment, "runner")
     try:
         with FileLock(environment.state.run / "runner.lock", timeout=_LOCK_SECONDS):
@@ -40,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,7 +2,8 @@
 
 Importing Feast, LightGBM and Ray takes longer than most steps. On one machine the runner keeps a process that has
 them imported (`step_server`), and the component's process only asks it; in a cluster's container there is no such
-server, and the step runs in the component's own process. Either way `execute` does the work.
+server, and the step runs in the component's own process. Either way `execute` does the work, and the one who waits for
+the run hears of it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.steps import STEPS
 from slipway.errors import InvalidInput, NotReady, Refused, SlipwayError
+from slipway.pod import find_pod
 
 SERVER = "SLIPWAY_STEP_SERVER"
 """Path of the step server's socket; unset: steps run in the process that asks."""
 PROGRESS = "SLIPWAY_STEP_PROGRESS"
 """File that takes a JSON line when a step begins and one when it ends; unset: nothing is written."""
-
-STEPS = ("snapshot", "validate", "train", "evaluate", "gate", "register")
+ATTEMPT = "SLIPWAY_RUN_ATTEMPT"
+"""Where each step has a pod of its own, the name under which these lines are kept as objects instead."""
 
 Answer = dict[str, Any]
 """`values` and `reused` (from the cache), or `error`; `seconds` either way."""
@@ -111,3 +114,8 @@ def _note(line: Mapping[str, Any]) -> None:
     if file:
         with Path(file).open("a") as stream:
             stream.write(json.dumps(line) + "\n")
+    attempt = os.environ.get(ATTEMPT)
+    if attempt and (pod := find_pod()):
+        from pipelines.step_notes import folder_of, write_note
+
+        write_note(folder_of(pod, attempt), line)

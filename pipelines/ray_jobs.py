@@ -45,11 +45,9 @@ def run_job(environment: Environment, command: Sequence[str], *, key: str, deadl
     # Ray makes the name of a log file of it, and the keys of runs hold slashes.
     name = f"{re.sub('[^A-Za-z0-9_]+', '-', key)}-{uuid.uuid4().hex[:8]}"
     begun = time.monotonic()
-    client.submit_job(
-        entrypoint=shlex.join([sys.executable, *command]), submission_id=name, metadata={"slipway_key": key}
-    )
+    start_limit = environment.settings.ray.start_timeout.total_seconds()
+    _submit(client, name, command, key, begun + start_limit)
     with _stopped_unless_ended(client, name) as ended:
-        start_limit = environment.settings.ray.start_timeout.total_seconds()
         state = _wait(client, name, lambda state: state != "PENDING", begun + start_limit)
         if state == "PENDING":
             raise NotReady(
@@ -85,6 +83,22 @@ def _connect(environment: Environment) -> Any:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as error:
         raise NotReady(f"ray: no answer at {address}: {error}", hint="slipway status") from error
+
+
+def _submit(client: Any, name: str, command: Sequence[str], key: str, limit: float) -> None:
+    """A head that has just started answers before its agent does, which takes the jobs: asked again until the limit."""
+    while True:
+        try:
+            client.submit_job(
+                entrypoint=shlex.join([sys.executable, *command]), submission_id=name, metadata={"slipway_key": key}
+            )
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise
+            if time.monotonic() > limit:
+                raise NotReady(f"ray: nobody takes jobs: {error}", hint="raise ray.start_timeout") from error
+        time.sleep(_POLL)
 
 
 def _wait(client: Any, name: str, done: Callable[[str], bool], limit: float) -> str:

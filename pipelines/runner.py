@@ -1,42 +1,32 @@
 """The pipeline runner: takes runs from the ledger one at a time and brings each to its end.
 
-The graph runs in a process group of its own, its steps in the warm step server. Whatever dies, the run stays `running`
-in the ledger, is taken up again at the next turn, finds the finished steps in the cache, and registers at most one
-version, because registration is idempotent by the run's key. It never touches production: it ends with a version and
-its gate record in the ledger, and the controller does the rest.
+The graph runs as processes of this machine, in a cluster as one Job, or as a run of Kubeflow Pipelines. Whatever dies,
+the run stays `running` in the ledger, is taken up again at the next turn, finds the finished steps in the cache where
+there is one, and registers at most one version, because registration is idempotent by the run's key. It never touches
+production: it ends with a version and its gate record in the ledger, and the controller does the rest.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from pipelines.execution import PROGRESS, SERVER
-from pipelines.groups import Line, StepServer, end_group, read_lines, start_group
+from pipelines.groups import Line
+from pipelines.jobs import JobEngine
+from pipelines.kubeflow import KubeflowEngine
+from pipelines.processes import GRAPH, POLL, Engine, ProcessEngine
 from pipelines.task import Run
 from slipway import logs
-from slipway.contract import load_contract
-from slipway.environment import VARIABLE, Environment
+from slipway.environment import Environment
 from slipway.errors import SlipwayError
 from slipway.ledger import alarms, events, open_ledger, releases, runs, versions
 from slipway.ledger.runs import MOST_ATTEMPTS
 from slipway.ledger.schema import RunRow
 from slipway.registry import Registry
-
-_POLL = 0.25
-_BEYOND_DEADLINE = 1800.0
-"""Seconds that a run may take beside its training job."""
-GRAPH = (sys.executable, "-m", "pipelines.graph")
-"""Command that runs the graph; it is given the run's folder."""
 
 _log = logs.get_logger(__name__)
 
@@ -56,14 +46,14 @@ class Runner:
     ) -> None:
         """`stopping` says when to give up the present run; `beat` is called at least every second.
 
-        `warm` keeps a step server; without it each step imports what it needs. `pause` is the time in seconds before
-        another attempt, times the number of the attempt.
+        `graph` and `warm` are those of `ProcessEngine`. `pause` is the time in seconds before another attempt, times
+        the number of the attempt.
         """
         self._environment = environment
         self._ledger = open_ledger(environment)
         self._stopping, self._beat = stopping, beat
-        self._graph, self._pause = graph, pause
-        self._server = StepServer(environment, wait=self._wait) if warm else None
+        self._pause = pause
+        self._engine = self._open_engine(graph, warm=warm)
 
     def turn(self) -> bool:
         """Work on the next run, if there is one; True when there was."""
@@ -74,7 +64,7 @@ class Runner:
         log.info("run_started", as_of=run.as_of.isoformat(), champion=run.champion)
         begun = time.monotonic()
         try:
-            lines = self._run_graph(run)
+            lines = self._run_graph(run, attempt)
         except SlipwayError as error:
             # The contract is wrong, or the run took too long: neither gets better by itself.
             lines = [{"step": "", "state": "ended", "error": {"outcome": "failed", "message": str(error)}}]
@@ -91,9 +81,17 @@ class Runner:
         return True
 
     def close(self) -> None:
-        """End the step server."""
-        if self._server is not None:
-            self._server.close()
+        """End what the engine keeps between runs."""
+        self._engine.close()
+
+    def _open_engine(self, graph: Sequence[str], *, warm: bool) -> Engine:
+        environment, stopping = self._environment, self._stopping
+        if environment.settings.target == "local":
+            return ProcessEngine(environment, stopping=stopping, wait=self._wait, graph=graph, warm=warm)
+        cluster = environment.settings.kubernetes
+        if cluster and cluster.parts.pipelines.engine == "kfp":
+            return KubeflowEngine(environment, stopping=stopping, wait=self._wait)
+        return JobEngine(environment, stopping=stopping, wait=self._wait)
 
     # --- the ledger -----------------------------------------------------------------------------------------------
 
@@ -165,57 +163,23 @@ class Runner:
         except SlipwayError as error:
             _log.warning("run_not_logged", run=run.id, reason=error.message)
 
-    # --- processes ------------------------------------------------------------------------------------------------
+    # --- the graph ------------------------------------------------------------------------------------------------
 
-    def _run_graph(self, run: Run) -> list[Line] | None:
-        """Run the graph and return its progress; None when the runner is stopping. Raises SlipwayError."""
-        limit = load_contract(run.model).training.deadline.total_seconds() + _BEYOND_DEADLINE
-        folder = self._environment.state.pipelines / "runs" / str(run.id)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, mode=0o700)
-        (folder / "run.json").write_text(json.dumps(run.to_json()))
-        progress = folder / "progress.jsonl"
-        variables = {VARIABLE: str(self._environment.file.resolve()), PROGRESS: str(progress)}
-        if self._server is not None:
-            variables[SERVER] = str(self._server.ensure())
-        process = start_group([*self._graph, str(folder)], variables, log=folder / "graph.log")
-        try:
-            if not self._follow(process, run, progress, time.monotonic() + limit):
-                return None
-        finally:
-            end_group(process)
-            for name in ("artifacts", "tmp"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-        lines = read_lines(progress)
-        if process.returncode != 0 and not any("error" in line for line in lines):
-            tail = "\n".join((folder / "graph.log").read_text(errors="replace").strip().splitlines()[-15:])
-            error = {"outcome": "again", "message": f"the graph ended with {process.returncode}: {tail}"}
-            lines.append({"step": lines[-1]["step"] if lines else "", "state": "ended", "error": error})
-        return lines
+    def _run_graph(self, run: Run, attempt: int) -> list[Line] | None:
+        """The run's progress, each step written to the ledger as it begins; None when the runner is stopping."""
 
-    def _follow(self, process: subprocess.Popen[bytes], run: Run, progress: Path, limit: float) -> bool:
-        """Write each step to the ledger as it begins; False when the runner is stopping."""
-        step = ""
-        while True:
-            ended = process.poll() is not None
-            begun = [line["step"] for line in read_lines(progress) if line["state"] == "begun"]
-            if begun and begun[-1] != step:
-                step = begun[-1]
+        def heard(line: Line) -> None:
+            if line["state"] == "begun":
                 with self._ledger.transaction() as session:
-                    runs.set_step(session, run.id, step)
-            if ended:
-                return True
-            if self._stopping():
-                return False
-            if time.monotonic() > limit:
-                raise SlipwayError(f"the run did not end in time and was stopped at step {step}")
-            self._wait(_POLL)
+                    runs.set_step(session, run.id, line["step"])
+
+        return self._engine.run(run, attempt, heard)
 
     def _wait(self, seconds: float) -> None:
         limit = time.monotonic() + seconds
         while not self._stopping() and (left := limit - time.monotonic()) > 0:
             self._beat()
-            time.sleep(min(left, _POLL))
+            time.sleep(min(left, POLL))
 
 
 def _outcome_of(lines: list[Line], seconds: float) -> Line:

@@ -7,6 +7,7 @@ prediction, and neither can the feature store.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
@@ -24,12 +25,16 @@ from slipway.labels import PREDICTION_ID
 from slipway.logs import get_logger
 from slipway.request_schema import PredictionRequest
 from slipway.spool import Spool
+from slipway.targets.kubernetes.routes import ANSWERED_BY
 
 VERSION_HEADER = "x-model-version"
 DEFAULTS_HEADER = "x-feature-defaults"
 PREDICTION_HEADER = "x-prediction-id"
+REQUEST_HEADER = "x-request-id"
+"""Made by the gateway for every request, before it is copied; names a prediction that nobody else has named."""
 MIRRORED_HEADER = "x-slipway-mirrored"
 _IDS_IN_HEADER = 32
+_LONGEST_ID = 120
 
 _log = get_logger(__name__)
 
@@ -102,20 +107,28 @@ class Predictor(Model):  # type: ignore[misc] # KServe ships no types
             {"name": "prediction_id", "datatype": "BYTES", "shape": [-1]},
         ]
 
+    def delivers(self, headers: Mapping[str, str]) -> bool:
+        """Whether the client gets this answer, or another version's while this one scores a copy.
+
+        One gateway marks copies; another can only write on the request who answers, before it copies it.
+        """
+        own = str(self.revision.manifest.version)
+        return MIRRORED_HEADER not in headers and headers.get(ANSWERED_BY, own) == own
+
     def preprocess(self, payload: Incoming, headers: dict[str, str]) -> Question:
         """Check the request against the contract. Raises InvalidInput with every mistake."""
         with self._metrics.stage("validate"):
             schema = self.revision.schema
             read = schema.read_v1 if payload.protocol == 1 else schema.read_v2
             request = read(payload.document)
-            ids, id_header = _name_rows(request, headers.get(PREDICTION_HEADER))
+            ids, id_header = _name_rows(request, headers)
             return Question(
                 request=request,
                 protocol=payload.protocol,
                 started=payload.started,
                 ids=ids,
                 id_header=id_header,
-                delivered=MIRRORED_HEADER not in headers,
+                delivered=self.delivers(headers),
                 as_of=self._clock.as_of(),
                 received=datetime.now(UTC),
             )
@@ -190,19 +203,26 @@ class Predictor(Model):  # type: ignore[misc] # KServe ships no types
                 self._metrics.defaults.labels(view, joined.reason or "absent").inc(missing)
 
 
-def _name_rows(request: PredictionRequest, header: str | None) -> tuple[list[str], str]:
+def _name_rows(request: PredictionRequest, headers: Mapping[str, str]) -> tuple[list[str], str]:
     """Prediction ids of the rows, and what the response's header says.
 
-    Ids in the body win; otherwise the header's id (or a new unguessable one) names a single row, and is the base of
-    `<base>-<row>` for several.
+    Ids in the body win; otherwise the header's id (or the gateway's of the request, or a new unguessable one) names a
+    single row, and is the base of `<base>-<row>` for several.
     """
     if request.ids:
         shown = request.ids[:_IDS_IN_HEADER]
         return request.ids, ",".join(shown)
-    if header is not None and not (PREDICTION_ID.fullmatch(header) and len(header) <= 120):
+    given = headers.get(PREDICTION_HEADER)
+    if given is not None and not _is_id(given):
         hint = "8 to 120 letters, digits and . _ : -, unguessable"
-        raise InvalidInput(Problem(PREDICTION_HEADER, f"{header[:40]!r} is not a prediction id", hint))
-    base = header or str(uuid.uuid4())
+        raise InvalidInput(Problem(PREDICTION_HEADER, f"{given[:40]!r} is not a prediction id", hint))
+    # The gateway's is nobody's mistake: when it names nothing, a new one does.
+    asked = headers.get(REQUEST_HEADER, "")
+    base = given or (asked if _is_id(asked) else str(uuid.uuid4()))
     if request.length == 1:
         return [base], base
     return [f"{base}-{row}" for row in range(request.length)], base
+
+
+def _is_id(text: str) -> bool:
+    return len(text) <= _LONGEST_ID and PREDICTION_ID.fullmatch(text) is not None

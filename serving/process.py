@@ -15,6 +15,7 @@ from slipway.endpoints import revision_socket
 from slipway.environment import Environment
 from slipway.errors import Conflict
 from slipway.inference_log import row_schema
+from slipway.listening import bind
 from slipway.logs import get_logger
 from slipway.spool import Spool
 
@@ -27,6 +28,9 @@ _log = get_logger(__name__)
 def serve(environment: Environment, model: str, version: int) -> None:
     """Verify, load, open the store, then answer until SIGTERM. Raises Refused before anything of a bad bundle runs."""
     started = monotonic()
+    if environment.pod is not None:
+        # On one machine the folders are made before any process starts.
+        environment.state.prepare()
     with _only_server(environment, model, version):
         revision = load_revision(environment, model, version)
         features = open_features(environment, revision)
@@ -38,7 +42,7 @@ def serve(environment: Environment, model: str, version: int) -> None:
         from serving.server import RevisionServer
 
         predictor = Predictor(revision, features, spool, environment.clock, metrics)
-        server = RevisionServer(revision_socket(environment, model, version), spool, metrics)
+        server = RevisionServer(bind(environment, f"{model}-{version}"), spool, metrics)
         _log.info("ready", model=model, version=version, seconds=round(monotonic() - started, 2))
         try:
             server.start([predictor])

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serving.metrics import Metrics
-from serving.predictor import MIRRORED_HEADER, Incoming, Predictor
+from serving.predictor import Incoming, Predictor
 from slipway.errors import InvalidInput, NotReady, Problem, SlipwayError, Unknown
 from slipway.logs import get_logger
 from slipway.spool import Spool
@@ -71,7 +71,7 @@ class Application:
             except Exception:
                 _log.exception("a prediction failed")
                 response = _json({"error": "the server failed to answer; its log says why"}, 500)
-            delivered = str(MIRRORED_HEADER not in request.headers).lower()
+            delivered = str(self._predictor.delivers(request.headers)).lower()
             self._metrics.answers.labels(str(response.status_code), delivered).inc()
             return self._closing(response)
 

@@ -1,4 +1,5 @@
-"""KServe's model server on a unix socket: no TCP port, no gRPC, and a stop that loses no request.
+"""KServe's model server where it is told to listen: a unix socket, or a pod's port; no gRPC, and a stop that loses no
+request.
 
 KServe binds all interfaces whatever it is told, and unloads its models before the last requests are answered; both are
 replaced here. What it brings is kept: the model's life, the data plane, its metrics.
@@ -6,6 +7,7 @@ replaced here. What it brings is kept: the model's life, the data plane, its met
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
@@ -18,7 +20,6 @@ from kserve.model import BaseKServeModel
 from serving.metrics import Metrics
 from serving.routes import Application
 from slipway.spool import Spool
-from slipway.unix_sockets import bind_socket
 
 LINGER = 0.5
 """Seconds between the wish to stop and the end of listening; each answer in between lets its connection go."""
@@ -31,9 +32,9 @@ GRACE = 10
 class RevisionServer(ModelServer):  # type: ignore[misc] # KServe ships no types
     """Serves one revision."""
 
-    def __init__(self, socket: Path, spool: Spool, metrics: Metrics) -> None:
+    def __init__(self, listener: socket.socket, spool: Spool, metrics: Metrics) -> None:
         super().__init__(workers=1, enable_grpc=False, enable_docs_url=False, enable_latency_logging=False)
-        self._socket = socket
+        self._listener = listener
         self._spool = spool
         self._metrics = metrics
 
@@ -52,18 +53,21 @@ class RevisionServer(ModelServer):  # type: ignore[misc] # KServe ships no types
             timeout_keep_alive=75,
             timeout_graceful_shutdown=GRACE,
         )
-        listener = bind_socket(self._socket)
+        named = self._listener.family == socket.AF_UNIX
+        name = Path(self._listener.getsockname()) if named else None
         try:
-            _DrainingServer(config, application, self._socket).run(sockets=[listener])
+            _DrainingServer(config, application, name).run(sockets=[self._listener])
         finally:
-            self._socket.unlink(missing_ok=True)
+            if name is not None:
+                name.unlink(missing_ok=True)
 
 
 class _DrainingServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, application: Application, socket: Path) -> None:
+    def __init__(self, config: uvicorn.Config, application: Application, name: Path | None) -> None:
+        """`name` is the socket's in the file system; a port has none, and nobody is sent to a pod that is stopping."""
         super().__init__(config)
         self._application = application
-        self._socket = socket
+        self._name = name
         self._stop_at = float("inf")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -74,7 +78,7 @@ class _DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end. Closing the listener would cut connections that wait to be accepted, so
         its name goes first, and nobody can connect any more."""
-        if monotonic() >= self._stop_at and self._socket.exists():
-            self._socket.unlink()
+        if monotonic() >= self._stop_at and self._name is not None and self._name.exists():
+            self._name.unlink()
             self._stop_at = monotonic() + LAST
         return await super().on_tick(counter) or monotonic() >= self._stop_at

@@ -22,6 +22,7 @@ from slipway.environment import Environment
 from slipway.errors import NotReady
 from slipway.ledger import Ledger, releases, runs, versions
 from slipway.ledger.schema import RunRow
+from slipway.pod import Pod
 from slipway.settings import Settings
 from slipway.targets import Answers, Traffic
 
@@ -50,9 +51,9 @@ def make_contract(**changes: Any) -> Contract:
     return Contract.model_validate({**document, **changes})
 
 
-def make_environment(folder: Path) -> Environment:
-    """An environment whose clock stands at START."""
-    environment = Environment(folder / "test.toml", Settings(name="test", state_dir=folder / "state"))
+def make_environment(folder: Path, pod: Pod | None = None) -> Environment:
+    """An environment whose clock stands at START; its tables are in the pod's database, if there is a pod."""
+    environment = Environment(folder / "test.toml", Settings(name="test", state_dir=folder / "state"), pod)
     environment.state.run.mkdir(parents=True, mode=0o700)
     set_clock(environment, START)
     return environment

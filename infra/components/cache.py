@@ -10,13 +10,17 @@ from dataclasses import dataclass
 import pulumi
 
 from infra.components import names, network
+from infra.components.cert_manager import AUTHORITY_FILE
 from infra.components.component import Component, Site
+from infra.components.network import Peer
 from infra.components.pods import Claim, Requests, SecretFiles
-from infra.components.workload import Workload, WorkloadArgs
+from infra.components.workload import CERTIFICATE, Workload, WorkloadArgs
+from infra.quantity import parse_bytes
+from slipway.kubernetes_settings import KubernetesSettings
 
 PORT = 6379
 SECRET = "cache"  # noqa: S105  (its name)
-USERS = (names.DATA, names.SERVING, names.TRAINING)
+USERS = (names.SERVING, names.TRAINING)
 """Namespaces whose pods read and write feature values."""
 
 
@@ -34,6 +38,11 @@ class CacheArgs:
     managed: ManagedCache | None = None
 
 
+def peer(settings: KubernetesSettings) -> Peer:
+    """Where a pod that uses the cache has to reach."""
+    return network.inside(PORT) if settings.managed.cache else network.app("cache", PORT, namespace=names.DATA)
+
+
 class Cache(Component):
     """The online store's server, and its password for whoever uses it."""
 
@@ -47,9 +56,9 @@ class Cache(Component):
             self.host = names.service(name, names.DATA)
             self.password = self.site.secrets.read("cache/password")
             self._create_server()
-        # Feast's own spelling of an address.
-        tls = ",ssl=true" if args.managed else ""
-        self.address = pulumi.Output.concat(self.host, f":{PORT},password=", self.password, tls)
+        # Feast's own spelling of an address. A cloud's certificate is one that everybody trusts.
+        authority = "" if args.managed else f",ssl_ca_certs={AUTHORITY_FILE}"
+        self.address = pulumi.Output.concat(self.host, f":{PORT},password=", self.password, ",ssl=true", authority)
         for namespace in USERS:
             self._create_secret(
                 SECRET, namespace, {"host": self.host, "password": self.password, "address": self.address}
@@ -64,7 +73,7 @@ class Cache(Component):
             names.DATA,
             {
                 "valkey.conf": pulumi.Output.concat(
-                    _CONFIGURATION, f"maxmemory {_bytes(memory)}\nrequirepass ", self.password, "\n"
+                    _CONFIGURATION, f"maxmemory {parse_bytes(memory)}\nrequirepass ", self.password, "\n"
                 )
             },
         )
@@ -77,24 +86,28 @@ class Cache(Component):
                 image="valkey",
                 command=("valkey-server", "/etc/valkey/valkey.conf"),
                 ports={"valkey": PORT},
+                tls=True,
+                alive=_ASK,
                 volumes=(SecretFiles("/etc/valkey", configuration), Claim("/data", "1Gi")),
-                requests=Requests("20m", "64Mi", memory_limit=f"{_bytes(memory) * 3 // 2 // 1024**2 + 32}Mi"),
-                ingress_from=tuple(network.namespace(namespace, PORT) for namespace in USERS),
+                requests=Requests("20m", "64Mi", memory_limit=f"{parse_bytes(memory) * 3 // 2 // 1024**2 + 32}Mi"),
+                ingress_from=tuple(network.namespace(namespace, PORT) for namespace in (*USERS, names.FEATURES)),
             ),
             self._options(),
         )
 
 
 _CONFIGURATION = f"""\
-port {PORT}
+port 0
+tls-port {PORT}
+tls-cert-file {CERTIFICATE}/tls.crt
+tls-key-file {CERTIFICATE}/tls.key
+tls-auth-clients no
+tls-auto-reload-interval 3600
 dir /data
 protected-mode yes
 save 300 1
 appendonly no
 maxmemory-policy allkeys-lru
 """
-
-
-def _bytes(quantity: str) -> int:
-    units = {"Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4}
-    return int(quantity[:-2]) * units[quantity[-2:]]
+# Without the password: to be refused by it is an answer, too.
+_ASK = ("valkey-cli", "--tls", "--insecure", "-p", str(PORT), "ping")

@@ -12,10 +12,17 @@ import pulumi
 from infra.components import names, network
 from infra.components.chart import HelmChart, HelmChartArgs
 from infra.components.component import Component, Site
-from infra.components.pods import Requests
+from infra.components.pods import Requests, SecretFiles
 
 API = "cert-manager.io/v1"
+AUTHORITY = "authority"
+"""Secret with the authority's own certificate, in each namespace whose pods ask a part of ours by TLS."""
+AUTHORITY_FILES = SecretFiles("/etc/slipway/authority", AUTHORITY, only=("ca.crt",))
+"""Where they all find it, whoever's image they run."""
+AUTHORITY_FILE = f"{AUTHORITY_FILES.path}/ca.crt"
 _SECRET = "slipway-authority"  # noqa: S105  (its name)
+_TRUSTING = (names.SYSTEM, names.SERVING, names.TRAINING)
+"""Namespaces that are always there; a part that brings one of its own makes that one's."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,8 @@ class CertManager(Component):
                     "cert-manager-cainjector": Requests("10m", "64Mi", memory_limit="256Mi"),
                     "cert-manager-webhook": Requests("10m", "32Mi", memory_limit="128Mi"),
                 },
-                # The API server calls the webhook; an authority outside is reached over HTTPS, which that rule covers.
-                ingress_from=(network.anyone(10250), network.namespace(names.MONITORING, 9402)),
+                # An authority outside is reached over HTTPS, which the rule for the API server covers.
+                ingress_from=network.from_api_server(10250),
                 values={
                     # Not kept: definitions that stay behind would make the next `up` fail on what it did not make.
                     "crds": {"enabled": True, "keep": False},
@@ -77,12 +84,27 @@ class CertManager(Component):
                 "commonName": f"slipway {self.site.environment}",
                 "secretName": _SECRET,
                 "duration": "87600h",
-                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+                # One key for as long as the Secret is there: what the authority has signed stays good when it is made
+                # anew, and clients that know it from before believe what it signs then.
+                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Never"},
                 "issuerRef": {"name": "slipway-root", "kind": "ClusterIssuer", "group": "cert-manager.io"},
             },
             after=[root],
         )
-        self._create_custom(API, "ClusterIssuer", self.issuer, None, {"ca": {"secretName": _SECRET}}, after=[authority])
+        issuer = self._create_custom(
+            API, "ClusterIssuer", self.issuer, None, {"ca": {"secretName": _SECRET}}, after=[authority]
+        )
+        for namespace in _TRUSTING:
+            self._create_custom(*authority_of(namespace), after=[issuer])
+
+
+def authority_of(namespace: str) -> tuple[str, str, str, str, dict[str, object]]:
+    """The object by which a namespace gets `AUTHORITY`: a certificate that nobody shows.
+
+    With it comes the authority's own, which is what pods mount, and cert-manager keeps it up to date.
+    """
+    spec = certificate_spec(AUTHORITY, [f"{AUTHORITY}.{namespace}"], names.GATEWAY_NAME)
+    return API, "Certificate", f"{namespace}-{AUTHORITY}", namespace, spec
 
 
 def certificate_spec(secret: str, host_names: list[str], issuer: str) -> dict[str, object]:

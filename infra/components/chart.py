@@ -38,6 +38,8 @@ class OperatorArgs:
     """Every workload that it brings, and what that requests: imposed, and counted in the table of requests."""
     disk: str = ""
     """Size of the volumes that its operator claims, for that table."""
+    selector: Mapping[str, str] = field(default_factory=dict)
+    """Labels of its pods, where others share the namespace; none: all that is there."""
     ingress_from: tuple[Peer, ...] = ()
     egress_to: tuple[Peer, ...] = ()
     restricted: bool = True
@@ -74,14 +76,18 @@ class _Operator(Component):
             {"part": args.part, "pin": args.pin, "version": version, "pods": pods, "disk": args.disk},
         )
         self.policy = self._create_network_policy(args) if args.connected and not args.brings_namespace else None
-        self._hardening = Hardening(self._labels(name), args.pods, args.site.foreign_image, restricted=args.restricted)
+        self._hardening = Hardening(
+            self._labels(name), args.pods, args.site.foreign_image, args.site.name_images, restricted=args.restricted
+        )
 
     def _create_network_policy(self, args: OperatorArgs, *after: pulumi.Resource) -> NetworkPolicy:
         return NetworkPolicy(
             f"{self.name}-network",
             metadata=self._metadata(self.name, args.namespace),
             spec=network.policy(
-                {}, ingress=args.ingress_from, egress=(network.DNS, network.API_SERVER, *args.egress_to)
+                dict(args.selector),
+                ingress=args.ingress_from,
+                egress=(network.DNS, network.API_SERVER, *args.egress_to),
             ),
             opts=self._options(*after),
         )

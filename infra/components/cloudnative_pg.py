@@ -31,7 +31,7 @@ class CloudNativePg(Component):
                 namespace=names.DATABASE_OPERATOR,
                 brings_namespace=True,
                 pods={"cnpg-controller-manager": Requests("20m", "128Mi", memory_limit="256Mi")},
-                ingress_from=(network.anyone(9443), network.namespace(names.MONITORING, 8080)),
+                ingress_from=network.from_api_server(9443),
                 # The operator asks each instance how it is.
                 egress_to=(network.namespace(names.DATA, 8000),),
             ),

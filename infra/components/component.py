@@ -18,6 +18,7 @@ from pulumi_kubernetes.core.v1 import ConfigMap, Secret
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 
 from infra.components import names
+from infra.components.contents import Contents
 from infra.components.secrets import SecretStore
 from infra.versions import Versions
 from slipway.kubernetes_settings import KubernetesSettings
@@ -25,12 +26,15 @@ from slipway.kubernetes_settings import KubernetesSettings
 
 @dataclass(frozen=True)
 class Site:
-    """What every component is told: the environment and its settings, the pins, the secrets."""
+    """What every component is told: the environment and its settings, the pins, the secrets, what there is so far."""
 
     environment: str
     settings: KubernetesSettings
     versions: Versions
     secrets: SecretStore
+    contents: Contents
+    environment_file: str
+    """The settings as the platform's own pods are given them."""
 
     def image(self, name: str) -> str:
         """What a pod names; the platform's own image may be replaced by the settings."""
@@ -42,8 +46,22 @@ class Site:
         """What to run for an image that a chart names."""
         return self.versions.pinned(image, self.settings.mirror.registry)
 
+    def name_images(self, text: str) -> str:
+        """The same text with every image in it that is pinned named as a pod would."""
+        return self.versions.pinned_in(text, self.settings.mirror.registry)
+
     def host(self, name: str) -> str:
         return names.host(name, self.settings.domain)
+
+    @property
+    def has_kubeflow(self) -> bool:
+        """Whether Kubeflow Pipelines stands, and gives each step of a run a pod of its own."""
+        return bool(self.settings.part("pipelines").enabled) and self.settings.parts.pipelines.engine == "kfp"
+
+    def with_steps(self, namespaces: Sequence[str]) -> tuple[str, ...]:
+        """These namespaces, and where the steps of runs are if training is among them: they are given the same."""
+        more = (names.PIPELINES,) if self.has_kubeflow and names.TRAINING in namespaces else ()
+        return tuple(dict.fromkeys((*namespaces, *more)))
 
 
 class Component(pulumi.ComponentResource):
@@ -116,22 +134,36 @@ class Component(pulumi.ComponentResource):
         *,
         kind: str = "Opaque",
         labels: Mapping[str, str] | None = None,
+        after: Sequence[pulumi.Resource] = (),
     ) -> Secret:
+        self.site.contents.remember("Secret", namespace, name, values)
         return Secret(
             f"{self.name}-secret-{namespace}-{name}",
             metadata=self._metadata(name, namespace, labels=labels),
             type=kind,
             # `data`, not `stringData`: the API server keeps only the former, and a diff would compare the two.
             data={key: pulumi.Output.secret(value).apply(_encode) for key, value in values.items()},
-            opts=self._options(),
+            opts=self._options(*after),
         )
 
     def _look_up_definition(self, name: str) -> CustomResourceDefinition:
         """A definition that the cluster is told to have: it is read, never changed and never deleted."""
         return CustomResourceDefinition.get(f"{self.name}-existing-{name}", name, opts=self._options())
 
-    def _create_route(self, name: str, namespace: str, service: str, port: int) -> CustomResource:
-        """`name.<domain>` leads to a Service of `namespace`; the Gateway asks for a session or token first."""
+    def _create_route(
+        self,
+        name: str,
+        namespace: str,
+        service: str,
+        port: int,
+        *,
+        hidden: Sequence[str] = ("authorization", "cookie"),
+    ) -> CustomResource:
+        """`name.<domain>` leads to a Service of `namespace`; the Gateway asks for a session or token first.
+
+        `hidden` headers stay with the Gateway: nobody's token or session is for the server behind it to see.
+        """
+        remove = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": list(hidden)}}
         return self._create_custom(
             "gateway.networking.k8s.io/v1",
             "HTTPRoute",
@@ -143,6 +175,7 @@ class Component(pulumi.ComponentResource):
                 "rules": [
                     {
                         "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                        **({"filters": [remove]} if hidden else {}),
                         "backendRefs": [{"name": service, "port": port, "weight": 1}],
                     }
                 ],
@@ -150,6 +183,7 @@ class Component(pulumi.ComponentResource):
         )
 
     def _create_config(self, name: str, namespace: str, files: Mapping[str, pulumi.Input[str]]) -> ConfigMap:
+        self.site.contents.remember("ConfigMap", namespace, name, files)
         return ConfigMap(
             f"{self.name}-config-{namespace}-{name}",
             metadata=self._metadata(name, namespace),

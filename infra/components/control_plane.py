@@ -9,20 +9,16 @@ from dataclasses import dataclass
 
 import pulumi
 
-from infra.components import database, names, network, object_store, registry
+from infra.components import database, names, network, object_store, platform_pod, registry
 from infra.components.component import Component, Site
-from infra.components.pipelines import platform_environment
-from infra.components.pods import FromSecret, Requests, Scratch, SecretFiles
+from infra.components.network import Peer
+from infra.components.pods import Requests, Scratch
 from infra.components.serving import PORT as REVISION_PORT
 from infra.components.workload import Rule, Workload, WorkloadArgs
+from slipway.targets.local.doors import cluster_hosts
 from slipway.tokens import ROLES
 
 PORT = 8080
-TOKENS = "tokens"
-_MIGRATE = (
-    "from slipway.environment import open_environment; from slipway.ledger import open_ledger; "
-    "open_ledger(open_environment())"
-)
 
 
 @dataclass(frozen=True)
@@ -37,16 +33,16 @@ class ControlPlane(Component):
 
     def __init__(self, name: str, args: ControlPlaneArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("control_plane", name, args.site, opts)
-        self.environment = {
-            **platform_environment(args.site, args.registry),
-            "SLIPWAY_LISTEN": f"0.0.0.0:{PORT}",
-        }
+        self.args = args
         # The same files that the command line reads on the machine that stands the stack up.
-        self._create_secret(TOKENS, names.SYSTEM, {role: args.site.secrets.read(f"tokens/{role}") for role in ROLES})
+        self._create_secret(
+            platform_pod.TOKENS, names.SYSTEM, {role: args.site.secrets.read(f"tokens/{role}") for role in ROLES}
+        )
         migration = self._create_migration()
         self._create_controller(migration)
         self._create_collector(migration)
         self._create_portal(migration)
+        self._create_login_route()
         self.register_outputs({})
 
     def _create_migration(self) -> Workload:
@@ -58,11 +54,11 @@ class ControlPlane(Component):
                 namespace=names.SYSTEM,
                 image="platform",
                 kind="Job",
-                command=("python", "-c", _MIGRATE),
-                env=self.environment,
-                volumes=(Scratch("/state"),),
+                command=("python", "-m", "slipway.ledger"),
+                env=platform_pod.variables(),
+                volumes=(Scratch(platform_pod.STATE), *platform_pod.files(database.LEDGER.secret)),
                 requests=Requests("50m", "128Mi", memory_limit="256Mi"),
-                egress_to=(_DATABASE,),
+                egress_to=(database.peer(self.site.settings),),
             ),
             self._options(),
         )
@@ -77,15 +73,17 @@ class ControlPlane(Component):
                 namespace=names.SYSTEM,
                 image="platform",
                 command=("python", "-m", "slipway.controller"),
-                env={**self.environment, "SLIPWAY_LEASE": f"{names.SYSTEM}/controller"},
-                volumes=(Scratch("/state", "256Mi"), SecretFiles("/etc/tokens", TOKENS)),
+                alive=platform_pod.alive("controller"),
+                env=platform_pod.variables(self.args.registry),
+                volumes=(Scratch(platform_pod.STATE, "256Mi"), *platform_pod.files(*_GIVEN, platform_pod.SIGNING)),
                 requests=Requests("50m", "256Mi", memory_limit="512Mi"),
                 replicas=2 if standby else 1,
                 egress_to=(
-                    _DATABASE,
-                    _REGISTRY,
-                    network.namespace(names.SERVING, REVISION_PORT),
-                    network.namespace(names.GATEWAY, 19001),
+                    *self._data(),
+                    registry.PEER,
+                    # What the gateway's Envoys counted.
+                    network.pods(names.ENVOYS, 19001, namespace=names.GATEWAY),
+                    # The webhook of alarms, wherever it is.
                     network.internet(443),
                 ),
                 rules=(
@@ -93,6 +91,8 @@ class ControlPlane(Component):
                     Rule(names.SERVING, ("serving.kserve.io",), ("servingruntimes",), ("get",)),
                     Rule(names.SERVING, ("gateway.networking.k8s.io",), ("httproutes",), _WRITE),
                     Rule(names.SERVING, ("",), ("pods", "services", "endpoints"), ("get", "list", "watch")),
+                    # Where the gateway's Envoys are, to ask them what they counted.
+                    Rule(names.GATEWAY, ("",), ("pods",), ("get", "list")),
                     Rule(names.SYSTEM, ("coordination.k8s.io",), ("leases",), ("get", "create", "update")),
                 ),
             ),
@@ -108,17 +108,13 @@ class ControlPlane(Component):
                 namespace=names.SYSTEM,
                 image="platform",
                 command=("python", "-m", "slipway.collector"),
-                env=self.environment,
-                volumes=(Scratch("/state", "2Gi"), SecretFiles("/etc/tokens", TOKENS)),
+                alive=platform_pod.alive("collector"),
+                env=platform_pod.variables(),
+                volumes=(Scratch(platform_pod.STATE, "2Gi"), *platform_pod.files(*_STORES)),
                 requests=Requests("50m", "256Mi", memory_limit="512Mi", scratch="256Mi"),
-                egress_to=(
-                    _DATABASE,
-                    network.namespace(names.DATA, object_store.PORT),
-                    network.namespace(names.SERVING, REVISION_PORT),
-                    network.internet(443),
-                ),
-                # Which revisions there are.
-                rules=(Rule(names.SERVING, ("",), ("services", "endpoints"), ("get", "list", "watch")),),
+                egress_to=(*self._data(), network.namespace(names.SERVING, REVISION_PORT)),
+                # Where the revisions are, to have them write what they have in memory.
+                rules=(Rule(names.SERVING, ("",), ("pods",), ("get", "list")),),
             ),
             self._options(migration),
         )
@@ -132,30 +128,49 @@ class ControlPlane(Component):
                 namespace=names.SYSTEM,
                 image="platform",
                 command=("python", "-m", "slipway.portal"),
-                env={
-                    **self.environment,
-                    "SLIPWAY_TOKENS": "/etc/tokens",
-                    "SLIPWAY_SESSION_KEY": FromSecret("portal-sessions", "key"),
-                },
+                env=platform_pod.variables(self.args.registry, listen=PORT),
                 ports={"http": PORT},
-                volumes=(Scratch("/state", "256Mi"), SecretFiles("/etc/tokens", TOKENS)),
+                health="/.slipway/health",
+                volumes=(Scratch(platform_pod.STATE, "256Mi"), *platform_pod.files(*_GIVEN, platform_pod.TOKENS)),
                 requests=Requests("50m", "192Mi", memory_limit="384Mi"),
                 # While the portal is away nobody passes the gateway.
                 replicas=2 if self.site.settings.parts.control_plane.standby else 1,
+                succession="overlap",
                 ingress_from=(network.namespace(names.GATEWAY, PORT),),
-                egress_to=(_DATABASE, _REGISTRY, network.namespace(names.DATA, object_store.PORT)),
+                egress_to=(*self._data(), registry.PEER),
             ),
-            self._options(
-                migration,
-                self._create_secret(
-                    "portal-sessions", names.SYSTEM, {"key": self.site.secrets.read("portal/session-key")}
-                ),
-            ),
+            self._options(migration),
         )
-        self._create_route("portal", names.SYSTEM, "portal", PORT)
+        self._create_route("portal", names.SYSTEM, "portal", PORT, hidden=())
         return portal
 
+    def _data(self) -> tuple[Peer, ...]:
+        """The ledger and the log of answers."""
+        return database.peer(self.site.settings), object_store.peer(self.site.settings)
 
+    def _create_login_route(self) -> None:
+        """Every dashboard's host lets a browser in by the portal, which gives it a cookie for that host."""
+        hosts = [host for door, host in cluster_hosts(self.site.settings).items() if door != "portal"]
+        paths = (("Exact", "/.slipway/login"), ("PathPrefix", "/.slipway/static"))
+        if hosts:
+            self._create_custom(
+                "gateway.networking.k8s.io/v1",
+                "HTTPRoute",
+                "login",
+                names.SYSTEM,
+                {
+                    "parentRefs": [{"name": names.GATEWAY_NAME, "namespace": names.GATEWAY, "sectionName": "https"}],
+                    "hostnames": hosts,
+                    "rules": [
+                        {
+                            "matches": [{"path": {"type": kind, "value": path}} for kind, path in paths],
+                            "backendRefs": [{"name": "portal", "port": PORT, "weight": 1}],
+                        }
+                    ],
+                },
+            )
+
+
+_STORES = (database.LEDGER.secret, object_store.INFERENCE_LOG.secret)
+_GIVEN = (*_STORES, registry.LOGIN)
 _WRITE = ("get", "list", "watch", "create", "update", "patch", "delete")
-_DATABASE = network.anyone(database.PORT)
-_REGISTRY = network.app("registry", registry.PORT)

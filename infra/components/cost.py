@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from infra.components import names, network
+from infra.components import names, network, prometheus
 from infra.components.chart import HelmChart, HelmChartArgs
 from infra.components.component import Component, Site
 from infra.components.pods import Requests
@@ -37,12 +37,14 @@ class Cost(Component):
                 pin="opencost",
                 namespace=names.COST,
                 pods={"opencost": Requests("20m", "64Mi", memory_limit="512Mi")},
-                ingress_from=(network.namespace(names.MONITORING, PORT),),
+                ingress_from=(prometheus.peer(self.site.settings, PORT),),
                 # Prices of the cloud, and the samples.
-                egress_to=(network.internet(443), network.namespace(names.MONITORING, 9090)),
+                egress_to=(network.internet(443), prometheus.peer(self.site.settings, prometheus.PORT)),
                 values={
                     "opencost": {
                         "ui": {"enabled": False},
+                        # A second port, on which anybody who reaches it may ask.
+                        "mcp": {"enabled": False},
                         "metrics": {"serviceMonitor": {"enabled": True}},
                         "prometheus": {
                             "internal": {"enabled": False},

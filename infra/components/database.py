@@ -6,7 +6,6 @@ Keeps no backup: name a place for it first (docs/clusters.md). A part reads its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Template
 
@@ -15,12 +14,16 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
 from infra.components import names, network
 from infra.components.component import Component, Site
-from infra.components.pods import ConfigFiles, FromSecret, Requests
+from infra.components.network import Peer
+from infra.components.pods import ConfigFiles, Requests, SecretFiles
 from infra.components.workload import Workload, WorkloadArgs
+from slipway.kubernetes_settings import KubernetesSettings
 
 API = "postgresql.cnpg.io/v1"
 PORT = 5432
 INSTANCE = Requests("100m", "256Mi", memory_limit="1Gi")
+_INSTANCES = {"cnpg.io/cluster": names.DATABASE}
+"""Labels that CloudNativePG gives the cluster's pods."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class DatabaseUser:
 
 REGISTRY = DatabaseUser("registry", (names.SYSTEM,))
 LEDGER = DatabaseUser("ledger", (names.SYSTEM, names.TRAINING))
-FEATURES = DatabaseUser("features", (names.DATA, names.TRAINING, names.SERVING))
+FEATURES = DatabaseUser("features", (names.SYSTEM,))
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class DatabaseArgs:
     site: Site
     users: tuple[DatabaseUser, ...] = (REGISTRY, LEDGER, FEATURES)
     managed: ManagedDatabase | None = None
+
+
+def peer(settings: KubernetesSettings) -> Peer:
+    """Where a pod that uses the database has to reach."""
+    return network.inside(PORT) if settings.managed.database else network.pods(_INSTANCES, PORT, namespace=names.DATA)
 
 
 class Database(Component):
@@ -101,7 +109,9 @@ class Database(Component):
                 "storage": storage,
                 "resources": INSTANCE.as_dict(),
                 "enableSuperuserAccess": False,
-                "inheritedMetadata": {"labels": self._labels(names.DATABASE)},
+                # A budget for one instance would keep its node from ever being drained: no other can take over.
+                "enablePDB": part.instances > 1,
+                "inheritedMetadata": {"labels": self._inherited_labels()},
                 "managed": {
                     "roles": [
                         {
@@ -114,7 +124,10 @@ class Database(Component):
                         for user in self.args.users
                     ]
                 },
-                "postgresql": {"parameters": {"shared_buffers": "64MB", "max_connections": "160"}},
+                "postgresql": {
+                    "parameters": {"shared_buffers": "64MB", "max_connections": "160"},
+                    "pg_hba": access_rules(self.args.users),
+                },
             },
             after=[*passwords, self._create_network_policy()],
         )
@@ -134,19 +147,23 @@ class Database(Component):
                 after=[cluster],
             )
 
+    def _inherited_labels(self) -> dict[str, str]:
+        """Without those that the operator gives its own objects: it would put them right for ever."""
+        labels = self._labels(names.DATABASE)
+        return {key: labels[key] for key in labels if key.startswith("slipway.dev/") or key.endswith("/part-of")}
+
     def _create_network_policy(self) -> NetworkPolicy:
-        selector = {"cnpg.io/cluster": names.DATABASE}
-        users = sorted({namespace for user in self.args.users for namespace in user.namespaces})
-        itself = network.pods(selector, PORT, 8000)
+        users = sorted({each for user in self.args.users for each in self.site.with_steps(user.namespaces)})
+        itself = network.pods(_INSTANCES, PORT, 8000)
         return NetworkPolicy(
             f"{self.name}-network",
             metadata=self._metadata(names.DATABASE, names.DATA),
             spec=network.policy(
-                selector,
+                _INSTANCES,
                 ingress=(
                     *(network.namespace(namespace, PORT) for namespace in users),
+                    network.namespace(names.FEATURES, PORT),
                     network.namespace(names.DATABASE_OPERATOR, 8000),
-                    network.namespace(names.MONITORING, 9187),
                     itself,
                 ),
                 # Each instance reads its own cluster's object.
@@ -158,21 +175,13 @@ class Database(Component):
     def _create_roles(self, managed: ManagedDatabase) -> None:
         """Logins and databases on a server that has no operator: one Job, which may run again."""
         login = "database-administrator"
-        variables: dict[str, pulumi.Input[str]] = {
-            "PGHOST": managed.host,
-            "PGUSER": managed.username,
-            "PGPASSWORD": managed.password,
-        }
-        for user in self.args.users:
-            variables[f"PASSWORD_{user.name.upper()}"] = self._password(user)
-        self._create_secret(login, names.DATA, variables)
-        script = roles_script(self.args.users)
-        self._create_config("database-roles", names.DATA, {"roles.sql": script})
-        env: Mapping[str, str | FromSecret] = {
-            **{key: FromSecret(login, key) for key in variables},
-            "PGDATABASE": "postgres",
-            "PGSSLMODE": "require",
-        }
+        service = pulumi.Output.concat(
+            "[administrator]\nhost=", managed.host, "\nuser=", managed.username, "\npassword=", managed.password,
+            "\ndbname=postgres\nsslmode=require\n",
+        )  # fmt: skip
+        passwords = {user.name: self._password(user) for user in self.args.users}
+        self._create_secret(login, names.DATA, {"service.conf": service, **passwords})
+        self._create_config("database-roles", names.DATA, {"roles.sql": roles_script(self.args.users)})
         Workload(
             "database-roles",
             WorkloadArgs(
@@ -182,10 +191,11 @@ class Database(Component):
                 image="postgresql",
                 kind="Job",
                 command=("psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--file=/etc/roles/roles.sql"),
-                env=env,
-                volumes=(ConfigFiles("/etc/roles", "database-roles", script),),
+                # Not a password file: libpq reads none that a group may read, as the pod's own group must.
+                env={"PGSERVICEFILE": f"{_LOGINS}/service.conf", "PGSERVICE": "administrator"},
+                volumes=(ConfigFiles("/etc/roles", "database-roles"), SecretFiles(_LOGINS, login)),
                 requests=Requests("50m", "64Mi"),
-                egress_to=(network.anyone(PORT),),
+                egress_to=(peer(self.site.settings),),
                 user=26,
             ),
             self._options(),
@@ -196,7 +206,7 @@ class Database(Component):
         address = pulumi.Output.concat(
             "postgresql+psycopg2://", user.name, ":", password, "@", self.host, f":{PORT}/{user.name}?sslmode=require"
         )
-        for namespace in user.namespaces:
+        for namespace in self.site.with_steps(user.namespaces):
             self._create_secret(
                 user.secret,
                 namespace,
@@ -204,15 +214,25 @@ class Database(Component):
             )
 
 
+def access_rules(users: tuple[DatabaseUser, ...]) -> list[str]:
+    """Lines of pg_hba.conf after the operator's own: each login by TLS into its own database, and nothing else.
+
+    Left alone, the operator lets everybody into every database in clear, and the login `app` as well, which it makes.
+    """
+    return [f"hostssl sameuser {','.join(user.name for user in users)} all scram-sha-256", "host all all all reject"]
+
+
 def roles_script(users: tuple[DatabaseUser, ...]) -> str:
-    """SQL for psql that makes what is missing and sets every password anew; passwords come by environment."""
-    return "".join(_ROLE.substitute(name=user.name, variable=f"PASSWORD_{user.name.upper()}") for user in users)
+    """SQL for psql that makes what is missing and sets every password anew; passwords come from files."""
+    return "".join(_ROLE.substitute(name=user.name, file=f"{_LOGINS}/{user.name}") for user in users)
 
 
+_LOGINS = "/etc/logins"
 _ROLE = Template("""\
-\\getenv password $variable
+\\set password `cat $file`
 SELECT 'CREATE ROLE $name LOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '$name') \\gexec
 ALTER ROLE $name PASSWORD :'password';
 GRANT $name TO CURRENT_USER;
 SELECT 'CREATE DATABASE $name OWNER $name' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '$name') \\gexec
+REVOKE CONNECT ON DATABASE $name FROM PUBLIC;
 """)

@@ -1,4 +1,5 @@
-"""The ground that everything stands on: namespaces that refuse unsafe pods and all traffic, and defaults for requests.
+"""The ground that everything stands on: namespaces that refuse unsafe pods and all traffic, defaults for requests, and
+what the platform's own pods are told of their environment.
 
 No object of a part is here; an operator's definitions come with the operator.
 """
@@ -11,12 +12,13 @@ import pulumi
 from pulumi_kubernetes.core.v1 import LimitRange, LimitRangeItemArgs, LimitRangeSpecArgs, Namespace
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
-from infra.components import names, network
+from infra.components import names, network, platform_pod
 from infra.components.component import Component, Site
-from infra.components.hardening import PRIVILEGED, RESTRICTED
+from infra.components.hardening import BASELINE, PRIVILEGED, RESTRICTED
 
 _OWNED: dict[str, tuple[str, ...]] = {
     "cert_manager": (names.CERT_MANAGER,),
+    "features": (names.FEATURES,),
     "serving": (names.SERVING_OPERATOR,),
     "training": (names.TRAINING_OPERATOR,),
     "queueing": (names.QUEUEING,),
@@ -24,7 +26,9 @@ _OWNED: dict[str, tuple[str, ...]] = {
     "cost": (names.COST,),
 }
 """Namespaces of operators, by part; those of manifests that bring their own are not here."""
-_ROUTED = (names.SYSTEM, names.SERVING, names.MONITORING)
+# The device plugin mounts the kubelet's socket folder, and Feast's operator gives its containers no context: nothing
+# restricted can be or do that.
+_SECURITY = {names.GPU: PRIVILEGED, names.FEATURES: BASELINE}
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Definitions(Component):
     def __init__(self, name: str, args: DefinitionsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("definitions", name, args.site, opts)
         self.namespaces = {namespace: self._create_namespace(namespace) for namespace in self._wanted()}
+        self._create_environment()
         self.register_outputs({"namespaces": list(self.namespaces)})
 
     def _wanted(self) -> list[str]:
@@ -48,16 +53,29 @@ class Definitions(Component):
             if settings.part(part).enabled and not getattr(settings.part(part), "existing", False)
             for namespace in namespaces
         ]
-        if settings.part("pipelines").enabled and settings.parts.pipelines.engine == "kfp":
+        if self.site.has_kubeflow:
             owned.append(names.PIPELINES)
         return [*names.PLATFORM, *owned]
 
+    def _create_environment(self) -> None:
+        """What every pod of ours reads; the private half of the signing key only where something is signed."""
+        told: dict[str, pulumi.Input[str]] = {
+            platform_pod.FILE: self.site.environment_file,
+            "signing.pub": self.site.secrets.read("signing.pub"),
+        }
+        for namespace in self.site.with_steps(platform_pod.NAMESPACES):
+            self._create_secret(platform_pod.ENVIRONMENT, namespace, told, after=(self.namespaces[namespace],))
+        key = {"signing.key": self.site.secrets.read("signing.key")}
+        for namespace in self.site.with_steps((names.SYSTEM, names.TRAINING)):
+            self._create_secret(platform_pod.SIGNING, namespace, key, after=(self.namespaces[namespace],))
+
     def _create_namespace(self, name: str) -> Namespace:
-        # The device plugin mounts the kubelet's socket folder: nothing restricted can.
-        security = PRIVILEGED if name == names.GPU else RESTRICTED
+        security = _SECURITY.get(name, RESTRICTED)
         namespace = Namespace(
             name,
-            metadata=self._metadata(name, labels=security | ({names.ROUTES_LABEL: "true"} if name in _ROUTED else {})),
+            metadata=self._metadata(
+                name, labels=security | ({names.ROUTES_LABEL: "true"} if name in names.ROUTED else {})
+            ),
             opts=self._options(),
         )
         NetworkPolicy(

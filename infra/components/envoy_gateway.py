@@ -16,6 +16,11 @@ from infra.components.chart import HelmChart, HelmChartArgs
 from infra.components.component import Component, Site
 from infra.components.pods import Requests
 
+CONTROLLER = {"control-plane": "envoy-gateway"}
+"""Label that its chart gives the controller."""
+XDS = 18000
+"""Where Envoys ask it what to do."""
+
 
 @dataclass(frozen=True)
 class EnvoyGatewayArgs:
@@ -57,8 +62,7 @@ class EnvoyGateway(Component):
         )
 
     def _create_certificates(self, issuer: str) -> list[pulumi.Resource]:
-        controller = ["envoy-gateway", names.service("envoy-gateway", names.GATEWAY)]
-        controller += [f"envoy-gateway.{names.GATEWAY}", f"envoy-gateway.{names.GATEWAY}.svc"]
+        controller = names.service_names("envoy-gateway", names.GATEWAY)
         certificates: list[pulumi.Resource] = [
             self._create_custom(API, "Certificate", secret, names.GATEWAY, certificate_spec(secret, host_names, issuer))
             for secret, host_names in (("envoy-gateway", controller), ("envoy", [f"*.{names.GATEWAY}"]))
@@ -80,10 +84,9 @@ class EnvoyGateway(Component):
                 namespace=names.GATEWAY,
                 skip_definitions=True,
                 pods={"envoy-gateway": Requests("50m", "128Mi", memory_limit="512Mi")},
-                ingress_from=(
-                    network.pods({"app.kubernetes.io/managed-by": "envoy-gateway"}, 18000, 18001, 18002),
-                    network.namespace(names.MONITORING, 19001),
-                ),
+                # Envoys, the most exposed of all pods, share its namespace.
+                selector=CONTROLLER,
+                ingress_from=(network.pods(names.ENVOYS, XDS),),
                 values={
                     "crds": {"enabled": False},
                     "global": {"images": {"envoyGateway": {"image": image, "pullPolicy": "IfNotPresent"}}},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from infra.components import names, network
+from infra.components import names
 from infra.components.chart import Manifest, ManifestArgs
 from infra.components.component import Component, Site
 from infra.components.pods import Requests
@@ -31,7 +31,6 @@ class FeastOperator(Component):
                 namespace=names.FEATURES_OPERATOR,
                 brings_namespace=True,
                 pods={"feast-operator-controller-manager": Requests("10m", "64Mi", memory_limit="256Mi")},
-                ingress_from=(network.namespace(names.MONITORING, 8443),),
             ),
             self._options(),
         )

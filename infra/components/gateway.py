@@ -13,22 +13,46 @@ import pulumi
 from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
-from infra.components import names, network
+from infra.components import (
+    control_plane,
+    envoy_gateway,
+    monitoring,
+    names,
+    network,
+    prometheus,
+    registry,
+    serving,
+)
 from infra.components.cert_manager import API, certificate_spec
 from infra.components.component import Component, Site
 from infra.components.pods import Requests
+from slipway.targets.kubernetes.names import TLS
 
 ENVOY = Requests("100m", "128Mi", memory_limit="512Mi")
 SHUTDOWN = Requests("10m", "32Mi", memory_limit="64Mi")
 _ENVOY_API = "gateway.envoyproxy.io/v1alpha1"
 _GATEWAY_API = "gateway.networking.k8s.io"
-_TLS = "gateway-tls"
-_PROXY = {"gateway.envoyproxy.io/owning-gateway-name": names.GATEWAY_NAME}
 
 # What the portal decides by; everything else stays with Envoy.
 _ASKED = ("authorization", "cookie", "host", "origin", "accept", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
 # What only the platform itself may say to a revision's server.
 _FORBIDDEN = ("x-slipway-mirrored", "x-slipway-role")
+
+# Envoy's own bounds (25, 50, 100 ms, ...) are too far apart to see that a version answers half as fast again.
+LATENCIES = {
+    "op": "add",
+    "path": "/stats_config/histogram_bucket_settings",
+    "value": [
+        {
+            "match": {"suffix": "upstream_rq_time"},
+            "buckets": [
+                *range(1, 7),
+                *(step * scale for scale in (1, 10, 100, 1000) for step in (8, 10, 12.5, 16, 20, 25, 31.5, 40, 50, 63)),
+            ],
+        }
+    ],
+}
+"""Milliseconds, a quarter apart, to a minute."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +70,9 @@ class Gateway(Component):
         certificate = self._create_custom(
             API,
             "Certificate",
-            _TLS,
+            TLS,
             names.GATEWAY,
-            certificate_spec(_TLS, [f"*.{args.site.settings.domain}"], args.issuer),
+            certificate_spec(TLS, [f"*.{args.site.settings.domain}"], args.issuer),
         )
         proxy = self._create_proxy()
         gateway_class = self._create_class(proxy)
@@ -74,6 +98,7 @@ class Gateway(Component):
                 },
                 "shutdown": {"drainTimeout": "30s", "minDrainDuration": "5s"},
                 "telemetry": {"metrics": {"prometheus": {}}},
+                "bootstrap": {"type": "JSONPatch", "jsonPatches": [LATENCIES]},
             },
         )
 
@@ -93,7 +118,7 @@ class Gateway(Component):
                 "securityContext": context,
             },
             "pod": {
-                "labels": self._pod_labels(),
+                "labels": self._owner_labels() | {"slipway.dev/metrics": "true"},
                 "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             },
             # The second container of the pod has no fields of its own.
@@ -109,8 +134,12 @@ class Gateway(Component):
                                         "name": "shutdown-manager",
                                         "resources": SHUTDOWN.as_dict(),
                                         "securityContext": context,
+                                        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
                                     }
                                 ],
+                                # It tells Envoy by a file in there that all requests are answered: without one, every
+                                # Envoy that goes is waited for until the drain's time is over.
+                                "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Mi"}}],
                             }
                         }
                     }
@@ -118,10 +147,9 @@ class Gateway(Component):
             },
         }
 
-    def _pod_labels(self) -> dict[str, str]:
+    def _owner_labels(self) -> dict[str, str]:
         """Ours but for those that Envoy Gateway selects its pods by: with other values its Deployment is refused."""
-        ours = {key: value for key, value in self._labels("envoy").items() if key.startswith("slipway.dev/")}
-        return ours | {"slipway.dev/metrics": "true"}
+        return {key: value for key, value in self._labels("envoy").items() if key.startswith("slipway.dev/")}
 
     def _service(self) -> dict[str, Any]:
         settings = self.site.settings
@@ -167,13 +195,15 @@ class Gateway(Component):
             names.GATEWAY,
             {
                 "gatewayClassName": names.GATEWAY_NAME,
+                # On all that the controller makes for it.
+                "infrastructure": {"labels": self._owner_labels()},
                 "listeners": [
                     {
                         "name": "https",
                         "port": 443,
                         "protocol": "HTTPS",
                         "hostname": f"*.{domain}",
-                        "tls": {"mode": "Terminate", "certificateRefs": [{"kind": "Secret", "name": _TLS}]},
+                        "tls": {"mode": "Terminate", "certificateRefs": [{"kind": "Secret", "name": TLS}]},
                         "allowedRoutes": routed,
                     },
                     {
@@ -223,7 +253,10 @@ class Gateway(Component):
         )
 
     def _create_authentication(self) -> None:
-        """The portal is asked about every request, by session or token; while it cannot answer, nobody passes."""
+        """The portal is asked about every request, by session or token; while it cannot answer, nobody passes.
+
+        Where the server behind a door has a login of its own, the portal answers with it.
+        """
         policy = self._create_custom(
             _ENVOY_API,
             "SecurityPolicy",
@@ -236,6 +269,7 @@ class Gateway(Component):
                     "headersToExtAuth": list(_ASKED),
                     "http": {
                         "path": "/authorize",
+                        "headersToBackend": ["authorization"],
                         "backendRefs": [{"name": "portal", "namespace": names.SYSTEM, "port": 8080}],
                     },
                 },
@@ -255,18 +289,28 @@ class Gateway(Component):
         )
 
     def _create_network_policy(self) -> None:
-        """Anyone may come in; out go requests to the namespaces that have routes, and to the controller."""
+        """Anyone may come in; out go requests to what has routes, and to the controller."""
+        parts = self.site.settings.parts
+        grafana = parts.monitoring.grafana and not parts.monitoring.existing
         NetworkPolicy(
             f"{self.name}-network",
             metadata=self._metadata("envoy", names.GATEWAY),
             spec=network.policy(
-                _PROXY,
+                names.ENVOYS,
                 # Envoy listens ten thousand above a port that only root may open.
-                ingress=(network.anyone(10080, 10443), network.namespace(names.MONITORING, 19001)),
+                ingress=(
+                    network.anyone(10080, 10443),
+                    prometheus.peer(self.site.settings, 19001),
+                    # How many answers each version gave.
+                    network.app("controller", 19001, namespace=names.SYSTEM),
+                ),
                 egress=(
                     network.DNS,
-                    network.pods({"control-plane": "envoy-gateway"}, 18000, 18001, 18002),
-                    *(network.namespace(namespace) for namespace in (names.SYSTEM, names.SERVING, names.MONITORING)),
+                    network.pods(envoy_gateway.CONTROLLER, envoy_gateway.XDS),
+                    network.namespace(names.SYSTEM, control_plane.PORT, registry.PORT, monitoring.REPORTS_PORT),
+                    network.namespace(names.SERVING, serving.PORT),
+                    *((network.namespace(names.MONITORING, prometheus.GRAFANA),) if grafana else ()),
+                    *((network.namespace(names.PIPELINES, 3000),) if parts.pipelines.engine == "kfp" else ()),
                 ),
             ),
             opts=self._options(),

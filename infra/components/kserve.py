@@ -58,7 +58,7 @@ class KServe(Component):
                     "kserve-controller-manager/manager": Requests("50m", "128Mi", memory_limit="384Mi"),
                     "kserve-controller-manager/kube-rbac-proxy": Requests("10m", "32Mi", memory_limit="128Mi"),
                 },
-                ingress_from=(network.anyone(9443), network.namespace(names.MONITORING, 8443)),
+                ingress_from=network.from_api_server(9443),
                 values={
                     "kserve": {
                         "version": pin.tag,

@@ -33,15 +33,14 @@ class KubeRay(Component):
                 pin="kuberay",
                 namespace=names.TRAINING_OPERATOR,
                 pods={"kuberay-operator": Requests("50m", "128Mi", memory_limit="512Mi")},
-                ingress_from=(network.namespace(names.MONITORING, 8080),),
                 # It submits jobs, and asks how they are, through each head's dashboard.
-                egress_to=(network.namespace(names.TRAINING, DASHBOARD, 8000),),
+                egress_to=(network.namespace(names.TRAINING, DASHBOARD),),
                 values={
                     "image": {"repository": pin.repository(), "tag": pin.tag, "pullPolicy": "IfNotPresent"},
-                    # Rights in one namespace instead of all.
-                    "singleNamespaceInstall": False,
-                    "watchNamespace": [names.TRAINING],
+                    # Rights in one namespace instead of all: only the first two together make Roles of the ClusterRole.
+                    "singleNamespaceInstall": True,
                     "crNamespacedRbacEnable": True,
+                    "watchNamespace": [names.TRAINING],
                     "batchScheduler": {"enabled": False},
                     "leaderElectionEnabled": True,
                 },

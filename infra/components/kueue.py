@@ -33,7 +33,8 @@ class Kueue(Component):
                 pin="kueue",
                 namespace=names.QUEUEING,
                 pods={"kueue-controller-manager": Requests("50m", "128Mi", memory_limit="512Mi")},
-                ingress_from=(network.anyone(9443, 8082), network.namespace(names.MONITORING, 8443)),
+                # Webhooks, and what waits in the queues as an API.
+                ingress_from=network.from_api_server(9443, 8082),
                 values={
                     "enableCertManager": False,
                     "enableKueueViz": False,

@@ -11,11 +11,21 @@ from pathlib import Path
 import pulumi
 import yaml
 from pulumi_kubernetes.core.v1 import ConfigMap
+from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
-from infra.components import database, names, network, object_store
+from infra.components import (
+    cost,
+    database,
+    names,
+    network,
+    object_store,
+    platform_pod,
+    prometheus,
+    registry,
+    serving,
+)
 from infra.components.component import Component, Site
-from infra.components.pipelines import platform_environment
-from infra.components.pods import Claim, Requests, Scratch
+from infra.components.pods import Requests, Scratch
 from infra.components.workload import Workload, WorkloadArgs
 
 REPORTS_PORT = 8000
@@ -44,8 +54,9 @@ class Monitoring(Component):
         if part.existing or part.prometheus:
             self._create_scraping()
             self._create_alerts()
-        if part.grafana and not part.existing:
-            self._create_route("grafana", names.MONITORING, "monitoring-grafana", 80)
+        if part.brings_grafana:
+            # Its cookie is the login of its administrator; ours beside it opens this door and no other.
+            self._create_route("grafana", names.MONITORING, "monitoring-grafana", 80, hidden=("authorization",))
         if part.grafana or part.existing:
             self._create_dashboards()
         self.register_outputs({})
@@ -60,17 +71,12 @@ class Monitoring(Component):
                 namespace=names.SYSTEM,
                 image="platform",
                 command=("python", "-m", "slipway.reports_server"),
-                env={
-                    **platform_environment(self.site, self.args.registry),
-                    "SLIPWAY_LISTEN": f"0.0.0.0:{REPORTS_PORT}",
-                },
+                env=platform_pod.variables(listen=REPORTS_PORT),
                 ports={"http": REPORTS_PORT},
-                volumes=(Claim("/state", "2Gi"),),
-                requests=Requests("20m", "256Mi", memory_limit="512Mi"),
-                ingress_from=(
-                    network.namespace(names.GATEWAY, REPORTS_PORT),
-                    network.pods(_MONITOR, REPORTS_PORT),
-                ),
+                volumes=(Scratch(platform_pod.STATE, "2Gi"), *platform_pod.files(object_store.REPORTS.secret)),
+                requests=Requests("20m", "256Mi", memory_limit="512Mi", scratch="256Mi"),
+                ingress_from=(network.namespace(names.GATEWAY, REPORTS_PORT),),
+                egress_to=(object_store.peer(self.site.settings),),
             ),
             self._options(),
         )
@@ -88,16 +94,25 @@ class Monitoring(Component):
                 kind="CronJob",
                 # Windows are days long: an hour late is nothing, and a run that finds none due ends at once.
                 schedule="17 * * * *",
-                command=("python", "-m", "monitoring", "--once", model),
+                command=("python", "-m", "monitoring", "--due", model),
                 labels={**_MONITOR, "slipway.dev/model": model},
-                env=platform_environment(self.site, self.args.registry),
-                volumes=(Scratch("/state", "2Gi"),),
+                env=platform_pod.variables(self.args.registry),
+                volumes=(
+                    Scratch(platform_pod.STATE, "2Gi"),
+                    *platform_pod.files(
+                        database.LEDGER.secret,
+                        registry.LOGIN,
+                        object_store.INFERENCE_LOG.secret,
+                        object_store.FEATURES.secret,
+                        object_store.SNAPSHOTS.secret,
+                        object_store.REPORTS.secret,
+                    ),
+                ),
                 requests=Requests("200m", "512Mi", memory_limit="1Gi"),
                 egress_to=(
-                    network.anyone(database.PORT),
-                    network.namespace(names.DATA, object_store.PORT, 6566, 6570),
-                    network.app("registry", 5000),
-                    network.app("reports", REPORTS_PORT),
+                    database.peer(self.site.settings),
+                    object_store.peer(self.site.settings),
+                    registry.PEER,
                 ),
             ),
             self._options(),
@@ -118,6 +133,27 @@ class Monitoring(Component):
                     {"port": "metrics", "path": "/stats/prometheus"},
                 ],
             },
+        )
+        if not self.site.settings.parts.monitoring.existing:
+            self._create_scraping_policy()
+
+    def _create_scraping_policy(self) -> NetworkPolicy:
+        """What our Prometheus visits outside of its namespace: whoever adds a monitor adds a line here."""
+        return NetworkPolicy(
+            f"{self.name}-scraping-network",
+            metadata=self._metadata("prometheus", names.MONITORING),
+            spec=network.policy(
+                prometheus.PODS,
+                egress=(
+                    network.pods({"slipway.dev/metrics": "true"}, serving.PORT, namespace=names.SERVING),
+                    network.pods(names.ENVOYS, 19001, namespace=names.GATEWAY),
+                    # The kubelets, and the cluster's DNS.
+                    network.somewhere(10250),
+                    network.pods({"k8s-app": names.DNS}, 9153, namespace=names.CLUSTER),
+                    *((network.namespace(names.COST, cost.PORT),) if self.site.settings.parts.cost.enabled else ()),
+                ),
+            ),
+            opts=self._options(),
         )
 
     def _create_alerts(self) -> None:

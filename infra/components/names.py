@@ -6,6 +6,8 @@ SYSTEM = "slipway-system"
 """Control plane, registry, reports."""
 DATA = "slipway-data"
 """PostgreSQL, Valkey, object store, feature store."""
+FEATURES = "slipway-features"
+"""What the feature store's operator runs: its pods do not pass `restricted`."""
 SERVING = "slipway-serving"
 """Revisions: one InferenceService each."""
 TRAINING = "slipway-training"
@@ -25,6 +27,8 @@ TRAINING_OPERATOR = "kuberay-system"
 QUEUEING = "kueue-system"
 PIPELINES = "kubeflow"
 """Hard-coded in Kubeflow Pipelines' manifests."""
+ROUTED = (SYSTEM, SERVING, MONITORING, PIPELINES)
+"""Where the Gateway's routes lead."""
 GPU = "gpu-operator"
 COST = "opencost"
 
@@ -37,8 +41,12 @@ ROUTES_LABEL = "slipway.dev/routes"
 DATABASE = "database"
 """The PostgreSQL cluster; its read-write Service has `-rw` behind it."""
 
-DNS = ("kube-system", "kube-dns")
-"""Namespace and `k8s-app` label of the cluster's DNS; the label is kube-dns with CoreDNS, too."""
+ENVOYS = {"gateway.envoyproxy.io/owning-gateway-name": GATEWAY_NAME}
+"""Labels that Envoy Gateway gives the Gateway's Envoys."""
+CLUSTER = "kube-system"
+"""The cluster's own pods, its DNS among them."""
+DNS = "kube-dns"
+"""`k8s-app` label of the cluster's DNS, with CoreDNS, too."""
 
 PLATFORM_TEAM = "platform"
 SHARED_MODEL = "shared"
@@ -53,6 +61,11 @@ def host(name: str, domain: str) -> str:
 def service(name: str, namespace: str) -> str:
     """The name by which pods reach a Service."""
     return f"{name}.{namespace}.svc.cluster.local"
+
+
+def service_names(name: str, namespace: str) -> list[str]:
+    """Every name by which pods may reach it, from the shortest on: what its certificate must be good for."""
+    return [name, f"{name}.{namespace}", f"{name}.{namespace}.svc", service(name, namespace)]
 
 
 def labels(

@@ -1,26 +1,34 @@
 """Pipelines: the runner, the template of a run's Job, and recurring monitors; the graph is the repository's own.
 
 With engine `job`, a run is one Job that goes through the whole graph. With `kfp`, Kubeflow Pipelines (another
-component) runs the same graph step by step, and the runner only submits.
+component) runs the same graph step by step; the runner submits it, with the pods that are described here for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
 
-from infra.components import cache, database, names, network, object_store, registry
+from infra.components import cache, database, names, network, object_store, platform_pod, registry
 from infra.components.component import Component, Site
-from infra.components.kuberay import DASHBOARD
-from infra.components.pods import FromSecret, Requests, Scratch
+from infra.components.network import Peer
+from infra.components.pods import ConfigFiles, Requests, Scratch
 from infra.components.training import QUEUE
 from infra.components.workload import Rule, Workload, WorkloadArgs
+from slipway import step_pods
+from slipway.step_pods import StepPods
 
 TEMPLATE = "pipeline-run"
 """A CronJob that never starts by itself: the runner makes each run's Job from its template."""
 KFP_PORT = 8888
+STEP, ROLE = "pipeline-step", "slipway.dev/role"
+"""What Kubeflow Pipelines' pods of our steps are called by their labels, and by which."""
+_STEP_PODS = "step-pods"
+_RUN = Requests("500m", "2560Mi", memory_limit="4Gi", scratch="1Gi")
+"""Of a run that is one pod, and of a step that is one. With Ray's own processes the example on two months took 2,260
+MiB (PSS).
+"""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class Pipelines(Component):
         super().__init__("pipelines", name, args.site, opts)
         self.args = args
         self._create_template()
+        if self.site.has_kubeflow:
+            self._create_step_pods()
         self._create_runner()
         self.register_outputs({})
 
@@ -51,10 +61,10 @@ class Pipelines(Component):
                 image="platform",
                 kind="CronJob",
                 command=("python", "-m", "pipelines", "--once"),
-                env=platform_environment(self.site, self.args.registry),
-                volumes=(Scratch("/state", "4Gi"),),
-                requests=Requests("500m", "1Gi", memory_limit="2Gi", scratch="1Gi"),
-                egress_to=(*_DATA, *_RAY),
+                env=platform_pod.variables(self.args.registry),
+                volumes=(Scratch(platform_pod.STATE, "4Gi"), *platform_pod.files(*_GIVEN, *_READ)),
+                requests=_RUN,
+                egress_to=(*self._data(), cache.peer(self.site.settings)),
                 labels={QUEUE: team, "slipway.dev/role": "pipeline-run"}
                 if self.site.settings.parts.queueing.enabled
                 else {"slipway.dev/role": "pipeline-run"},
@@ -62,8 +72,23 @@ class Pipelines(Component):
             self._options(),
         )
 
+    def _create_step_pods(self) -> None:
+        """For the runner: nothing here is secret. What signs is given to the step that registers, and to no other."""
+        told = StepPods(
+            server=f"http://{names.service('ml-pipeline', names.PIPELINES)}:{KFP_PORT}",
+            image=self.site.image("platform"),
+            variables=platform_pod.variables(self.args.registry),
+            labels=self._labels(STEP) | {ROLE: STEP},
+            folders={platform_pod.STATE: "4Gi", "/tmp": "1Gi"},  # noqa: S108  (of the pod)
+            resources=_RUN.as_dict(),
+            secrets={
+                step: platform_pod.folders(object_store.PIPELINES.secret, *secrets) for step, secrets in _STEPS.items()
+            },
+        )
+        self._create_config(_STEP_PODS, names.TRAINING, {step_pods.FILE: told.to_json()})
+
     def _create_runner(self) -> Workload:
-        engine = self.site.settings.parts.pipelines.engine
+        kubeflow = self.site.has_kubeflow
         return Workload(
             "runner",
             WorkloadArgs(
@@ -72,47 +97,42 @@ class Pipelines(Component):
                 namespace=names.TRAINING,
                 image="platform",
                 command=("python", "-m", "pipelines"),
-                env={**platform_environment(self.site, self.args.registry), "SLIPWAY_PIPELINE_ENGINE": engine},
-                volumes=(Scratch("/state", "1Gi"),),
+                alive=platform_pod.alive("runner"),
+                env=platform_pod.variables(self.args.registry),
+                volumes=(
+                    Scratch(platform_pod.STATE, "1Gi"),
+                    *platform_pod.files(*_GIVEN, *((object_store.PIPELINES.secret,) if kubeflow else ())),
+                    *((ConfigFiles(f"{platform_pod.MOUNTS}/{step_pods.FOLDER}", _STEP_PODS),) if kubeflow else ()),
+                ),
                 requests=Requests("50m", "256Mi", memory_limit="512Mi"),
                 egress_to=(
-                    *_DATA,
-                    *_RAY,
-                    *((network.namespace(names.PIPELINES, KFP_PORT),) if engine == "kfp" else ()),
+                    *self._data(),
+                    *((network.namespace(names.PIPELINES, KFP_PORT),) if kubeflow else ()),
                 ),
                 rules=(
                     Rule(names.TRAINING, ("batch",), ("jobs",), ("get", "list", "watch", "create", "delete")),
                     Rule(names.TRAINING, ("batch",), ("cronjobs",), ("get",)),
-                    Rule(names.TRAINING, ("ray.io",), ("rayjobs",), ("get", "list", "watch", "create", "delete")),
-                    Rule(names.TRAINING, ("",), ("configmaps", "pods", "pods/log"), ("get", "list")),
+                    Rule(names.TRAINING, ("",), ("pods", "pods/log"), ("get", "list")),
                 ),
             ),
             self._options(),
         )
 
-
-def platform_environment(site: Site, registry_url: str) -> Mapping[str, str | FromSecret]:
-    """What every process of the platform is told; passwords by reference."""
-    login, objects = registry.LOGIN, object_store.INFERENCE_LOG.secret
-    return {
-        "HOME": "/tmp",  # noqa: S108
-        "SLIPWAY_ENVIRONMENT_NAME": site.environment,
-        "SLIPWAY_STATE_DIR": "/state",
-        "SLIPWAY_LEDGER_URL": FromSecret(database.LEDGER.secret, "url"),
-        "SLIPWAY_INFERENCE_LOG": FromSecret(objects, "root"),
-        "AWS_ENDPOINT_URL_S3": FromSecret(objects, "url"),
-        "AWS_ACCESS_KEY_ID": FromSecret(objects, "AWS_ACCESS_KEY_ID"),
-        "AWS_SECRET_ACCESS_KEY": FromSecret(objects, "AWS_SECRET_ACCESS_KEY"),
-        "AWS_REGION": FromSecret(objects, "AWS_REGION"),
-        "MLFLOW_TRACKING_URI": registry_url,
-        "MLFLOW_TRACKING_USERNAME": FromSecret(login, "username"),
-        "MLFLOW_TRACKING_PASSWORD": FromSecret(login, "password"),
-    }
+    def _data(self) -> tuple[Peer, ...]:
+        settings = self.site.settings
+        return database.peer(settings), object_store.peer(settings), registry.PEER
 
 
-_DATA = (
-    network.anyone(database.PORT),
-    network.namespace(names.DATA, cache.PORT, object_store.PORT, 6566, 6570),
-    network.app("registry", registry.PORT, namespace=names.SYSTEM),
-)
-_RAY = (network.pods({"slipway.dev/role": "ray"}, DASHBOARD, 10001),)
+_READ = (object_store.FEATURES.secret, object_store.SNAPSHOTS.secret)
+"""What only the run itself needs: what was published, and where the rows it takes of it are kept."""
+_STEPS: dict[str, tuple[str, ...]] = {
+    "snapshot": _READ,
+    "validate": (),
+    "train": (),
+    # The champion's features, where they are of another service.
+    "evaluate": (registry.LOGIN, object_store.FEATURES.secret),
+    "gate": (database.LEDGER.secret,),
+    "register": (registry.LOGIN, platform_pod.SIGNING),
+}
+"""Step -> what it is given beside the environment and the place where it says how it is getting on."""
+_GIVEN = (database.LEDGER.secret, object_store.INFERENCE_LOG.secret, registry.LOGIN, platform_pod.SIGNING)

@@ -10,6 +10,7 @@ from pulumi_kubernetes.core.v1 import (
     CapabilitiesArgs,
     ConfigMapVolumeSourceArgs,
     EmptyDirVolumeSourceArgs,
+    KeyToPathArgs,
     PersistentVolumeClaimVolumeSourceArgs,
     PodSecurityContextArgs,
     ResourceRequirementsArgs,
@@ -19,6 +20,8 @@ from pulumi_kubernetes.core.v1 import (
     VolumeArgs,
     VolumeMountArgs,
 )
+
+from infra.quantity import parse_quantity
 
 USER = 65532
 """Nobody in particular: no image of ours needs an account."""
@@ -40,9 +43,10 @@ class Requests:
         return {
             "requests": {"cpu": self.cpu, "memory": self.memory, "ephemeral-storage": self.scratch},
             "limits": {
-                "cpu": self.cpu_limit or f"{4 * _millis(self.cpu)}m",
+                "cpu": self.cpu_limit or f"{int(4000 * parse_quantity(self.cpu))}m",
                 "memory": self.memory_limit or self.memory,
-                "ephemeral-storage": _larger(self.scratch, "2Gi"),
+                # Below the request it would be refused.
+                "ephemeral-storage": max(self.scratch, "2Gi", key=parse_quantity),
             },
         }
 
@@ -69,11 +73,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class ConfigFiles:
-    """The files of a ConfigMap. `content` makes pods start anew when it changes."""
+    """The files of a ConfigMap."""
 
     path: str
     name: str
-    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class SecretFiles:
 
     path: str
     name: str
+    only: tuple[str, ...] = ()
+    """These of its keys; none means all."""
 
 
 Volume = Scratch | Claim | ConfigFiles | SecretFiles
@@ -107,7 +112,8 @@ def volume_args(volume: Volume, workload: str) -> tuple[VolumeArgs, VolumeMountA
         case ConfigFiles():
             source = {"config_map": ConfigMapVolumeSourceArgs(name=volume.name, default_mode=0o444)}
         case SecretFiles():
-            source = {"secret": SecretVolumeSourceArgs(secret_name=volume.name, default_mode=0o440)}
+            chosen = [KeyToPathArgs(key=key, path=key) for key in volume.only] or None
+            source = {"secret": SecretVolumeSourceArgs(secret_name=volume.name, items=chosen, default_mode=0o440)}
     writable = isinstance(volume, Scratch | Claim)
     return VolumeArgs(name=name, **source), VolumeMountArgs(name=name, mount_path=volume.path, read_only=not writable)
 
@@ -132,12 +138,3 @@ def container_security() -> SecurityContextArgs:
         run_as_non_root=True,
         seccomp_profile=SeccompProfileArgs(type="RuntimeDefault"),
     )
-
-
-def _millis(cpu: str) -> int:
-    return int(cpu.removesuffix("m")) if cpu.endswith("m") else int(float(cpu) * 1000)
-
-
-def _larger(one: str, other: str) -> str:
-    """Of two amounts in Mi or Gi: a limit below the request is refused."""
-    return max(one, other, key=lambda text: int(text[:-2]) * (1024 if text.endswith("Gi") else 1))

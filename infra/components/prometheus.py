@@ -13,12 +13,25 @@ import pulumi
 from infra.components import names, network
 from infra.components.chart import HelmChart, HelmChartArgs
 from infra.components.component import Component, Site
+from infra.components.network import Peer
 from infra.components.pods import Requests
+from slipway.kubernetes_settings import KubernetesSettings
 
 PORT = 9090
+GRAFANA = 3000
 SERVER = Requests("100m", "400Mi", memory_limit="1Gi")
+_RELOADER = tuple(Requests("10m", "32Mi", memory_limit="64Mi").as_dict().items())
+"""Beside the server; the operator takes no other resources of it than these two."""
 _RELEASE = "monitoring"
 GRAFANA_LOGIN = "grafana-login"
+PODS = {"app.kubernetes.io/name": "prometheus"}
+"""Label that the operator gives every server."""
+
+
+def peer(settings: KubernetesSettings, *ports: int) -> Peer:
+    """The server, as those see it that it visits: ours, or one that was there before, wherever that is."""
+    where = network.ANY_NAMESPACE if settings.parts.monitoring.existing else names.MONITORING
+    return network.pods(PODS, *ports, namespace=where)
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Prometheus(Component):
     def __init__(self, name: str, args: PrometheusArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("monitoring", name, args.site, opts)
         part = args.site.settings.parts.monitoring
-        self.url = f"http://{names.service('prometheus', names.MONITORING)}:{PORT}"
+        self.url = f"http://{names.service(f'{_RELEASE}-prometheus', names.MONITORING)}:{PORT}"
         if part.existing:
             self._look_up_definition("servicemonitors.monitoring.coreos.com")
         elif part.prometheus:
@@ -66,14 +79,13 @@ class Prometheus(Component):
                 pods=pods,
                 disk=self.site.settings.parts.monitoring.storage,
                 ingress_from=(
-                    network.anyone(10250),
+                    # The operator's webhook.
+                    *network.from_api_server(10250),
                     network.namespace(names.MONITORING),
-                    network.namespace(names.GATEWAY, 3000),
-                    network.namespace(names.SYSTEM, PORT),
+                    network.namespace(names.GATEWAY, GRAFANA),
                     network.namespace(names.COST, PORT),
                 ),
-                # Prometheus visits everything that may be watched; what answers is decided there.
-                egress_to=(network.anyone(8080, 8082, 8443, 9090, 9187, 9402, 10249, 19001, 5000), *_OWN),
+                egress_to=(network.namespace(names.MONITORING),),
                 values=self._values(grafana=grafana),
             ),
             self._options(login),
@@ -113,15 +125,25 @@ class Prometheus(Component):
                 "grafana.ini": {
                     "server": {"root_url": f"https://{self.site.host('grafana')}"},
                     "analytics": {"check_for_updates": False, "reporting_enabled": False},
+                    # Whoever the gateway has let through may look. No header says who comes, so none can be forged.
+                    "auth.anonymous": {"enabled": True, "org_role": "Viewer"},
+                    "security": {"cookie_secure": True},
                 },
             },
             "prometheusOperator": {
+                "prometheusConfigReloader": {
+                    "image": self._image("prometheus_config_reloader"),
+                    "resources": {
+                        kind: {name: amounts[name] for name in ("cpu", "memory")} for kind, amounts in _RELOADER
+                    },
+                },
                 # The chart's certificate comes from a hook; cert-manager takes its place.
                 "admissionWebhooks": {"patch": {"enabled": False}, "certManager": {"enabled": True}},
             },
             "prometheus": {
                 "prometheusSpec": {
                     **every,
+                    "image": self._image("prometheus"),
                     "retention": part.retention,
                     "resources": SERVER.as_dict(),
                     "scrapeInterval": "30s",
@@ -137,6 +159,12 @@ class Prometheus(Component):
             },
         }
 
+    def _image(self, name: str) -> dict[str, str]:
+        """Of a pod that the operator makes: no object that could be changed names it, so the values do."""
+        pin = self.site.versions.image(name)
+        registry, _, repository = pin.repository(self.site.settings.mirror.registry).partition("/")
+        return {"registry": registry, "repository": repository, "tag": pin.tag, "sha": pin.digest.partition(":")[2]}
+
     def _create_metrics_server(self) -> HelmChart:
         return HelmChart(
             "metrics-server",
@@ -146,8 +174,9 @@ class Prometheus(Component):
                 pin="metrics_server",
                 namespace=names.MONITORING,
                 pods={"metrics-server": Requests("20m", "64Mi", memory_limit="128Mi")},
-                ingress_from=(network.anyone(10250),),
-                egress_to=(network.anyone(10250),),
+                selector={"app.kubernetes.io/name": "metrics-server"},
+                ingress_from=network.from_api_server(10250),
+                egress_to=(network.somewhere(10250),),
                 values={"apiService": {"insecureSkipTLSVerify": True}},
             ),
             self._options(),
@@ -157,6 +186,3 @@ class Prometheus(Component):
         from pulumi_kubernetes.apiregistration.v1 import APIService
 
         APIService.get(f"{self.name}-existing-metrics", "v1beta1.metrics.k8s.io", opts=self._options())
-
-
-_OWN = (network.namespace(names.MONITORING),)

@@ -10,14 +10,27 @@ from dataclasses import dataclass
 import pulumi
 
 from infra.components import database, names, network, object_store
+from infra.components.cert_manager import AUTHORITY, AUTHORITY_FILES
 from infra.components.component import Component, Site
 from infra.components.pods import FromSecret, Requests, SecretFiles
-from infra.components.workload import Workload, WorkloadArgs
+from infra.components.workload import CERTIFICATE, Workload, WorkloadArgs
 
 PORT = 5000
 LOGIN = "registry-login"
 """Secret with the administrator's `username` and `password`, for the platform's own processes."""
+PEER = network.app("registry", PORT, namespace=names.SYSTEM)
+"""Where a pod that uses the registry has to reach."""
+_USERS = (names.SYSTEM, names.SERVING, names.TRAINING)
+"""Namespaces whose pods read and write versions."""
 _UPGRADE = 'import os; from mlflow.db import upgrade; upgrade.callback(os.environ["MLFLOW_BACKEND_STORE_URI"])'
+
+# Succeeds while the server answers with the certificate that lies in its files: it reads them at its start and never
+# again, so that after a renewal Kubernetes has to start it anew.
+_SHOWN = f"""\
+import ssl, sys
+shown = ssl.get_server_certificate(("127.0.0.1", {PORT}), timeout=8)
+sys.exit(shown.strip() not in open("{CERTIFICATE}/tls.crt").read())
+"""
 
 
 @dataclass(frozen=True)
@@ -33,11 +46,13 @@ class Registry(Component):
     def __init__(self, name: str, args: RegistryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("registry", name, args.site, opts)
         self.args = args
-        self.url = f"http://{names.service(name, names.SYSTEM)}:{PORT}"
+        self.url = f"https://{names.service(name, names.SYSTEM)}:{PORT}"
         self._create_login()
         migration = self._create_migration()
         self._create_server(migration)
-        self._create_route("mlflow", names.SYSTEM, name, PORT)
+        # The portal puts MLflow's own login in the place of what the client has shown.
+        self._create_route("mlflow", names.SYSTEM, name, PORT, hidden=("cookie",))
+        self._create_trust()
         self.register_outputs({"url": self.url})
 
     def _create_login(self) -> None:
@@ -53,7 +68,7 @@ class Registry(Component):
             f":{database.PORT}/{database.REGISTRY.name}?sslmode=require\n",
         )  # fmt: skip
         self._create_secret(f"{self.name}-authentication", names.SYSTEM, {"basic_auth.ini": configuration})
-        for namespace in (names.SYSTEM, names.SERVING, names.TRAINING):
+        for namespace in self.site.with_steps(_USERS):
             self._create_secret(LOGIN, namespace, {"username": "slipway", "password": password})
         self._create_secret(
             f"{self.name}-sessions", names.SYSTEM, {"key": self.site.secrets.read("registry/session-key")}
@@ -73,9 +88,25 @@ class Registry(Component):
                 command=("python", "-c", _UPGRADE),
                 env={"MLFLOW_BACKEND_STORE_URI": FromSecret(database.REGISTRY.secret, "url"), "HOME": "/tmp"},  # noqa: S108
                 requests=Requests("100m", "256Mi", memory_limit="512Mi"),
-                egress_to=(_DATABASE,),
+                egress_to=(database.peer(self.site.settings),),
             ),
             self._options(),
+        )
+
+    def _create_trust(self) -> None:
+        """The Gateway asks the server by TLS, too, and believes our authority alone."""
+        self._create_custom(
+            "gateway.networking.k8s.io/v1",
+            "BackendTLSPolicy",
+            self.name,
+            names.SYSTEM,
+            {
+                "targetRefs": [{"group": "", "kind": "Service", "name": self.name}],
+                "validation": {
+                    "hostname": names.service(self.name, names.SYSTEM),
+                    "caCertificateRefs": [{"group": "", "kind": "Secret", "name": AUTHORITY}],
+                },
+            },
         )
 
     def _create_server(self, migration: Workload) -> Workload:
@@ -96,15 +127,18 @@ class Registry(Component):
                     "--workers=1",
                     "--app-name=basic-auth",
                     "--serve-artifacts",
+                    f"--uvicorn-opts=--ssl-certfile={CERTIFICATE}/tls.crt --ssl-keyfile={CERTIFICATE}/tls.key",
                 ),
                 env={
                     "HOME": "/tmp",  # noqa: S108
                     "MLFLOW_BACKEND_STORE_URI": FromSecret(database.REGISTRY.secret, "url"),
                     "MLFLOW_ARTIFACTS_DESTINATION": FromSecret(objects, "root"),
-                    "MLFLOW_S3_ENDPOINT_URL": FromSecret(objects, "url"),
-                    "AWS_ACCESS_KEY_ID": FromSecret(objects, "AWS_ACCESS_KEY_ID"),
-                    "AWS_SECRET_ACCESS_KEY": FromSecret(objects, "AWS_SECRET_ACCESS_KEY"),
-                    "AWS_REGION": FromSecret(objects, "AWS_REGION"),
+                    # Credentials, region and endpoint.
+                    "AWS_SHARED_CREDENTIALS_FILE": "/etc/objects/aws",
+                    "AWS_CONFIG_FILE": "/etc/objects/aws",
+                    # Google's Cloud Storage refuses the checksums that boto3 would add to every request.
+                    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+                    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
                     "MLFLOW_AUTH_CONFIG_PATH": "/etc/registry/basic_auth.ini",
                     "MLFLOW_FLASK_SERVER_SECRET_KEY": FromSecret(f"{self.name}-sessions", "key"),
                     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -113,21 +147,21 @@ class Registry(Component):
                     "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"https://{host}",
                 },
                 ports={"http": PORT},
+                tls=True,
                 health="/health",
-                volumes=(SecretFiles("/etc/registry", f"{self.name}-authentication"),),
+                alive=("python", "-I", "-c", _SHOWN),
+                volumes=(
+                    SecretFiles("/etc/registry", f"{self.name}-authentication"),
+                    SecretFiles("/etc/objects", objects),
+                    AUTHORITY_FILES,
+                ),
                 requests=Requests("100m", "512Mi", memory_limit="1Gi"),
                 replicas=self.site.settings.parts.registry.replicas,
                 ingress_from=(
                     network.namespace(names.GATEWAY, PORT),
-                    network.namespace(names.SYSTEM, PORT),
-                    network.namespace(names.SERVING, PORT),
-                    network.namespace(names.TRAINING, PORT),
+                    *(network.namespace(each, PORT) for each in self.site.with_steps(_USERS)),
                 ),
-                egress_to=(_DATABASE, network.namespace(names.DATA, object_store.PORT), network.internet(443)),
+                egress_to=(database.peer(self.site.settings), object_store.peer(self.site.settings)),
             ),
             self._options(migration),
         )
-
-
-# By the cluster's own server or, on a cloud, by an address inside its network.
-_DATABASE = network.anyone(database.PORT)

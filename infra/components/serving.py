@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi_kubernetes.core.v1 import ServiceAccount
+from pulumi_kubernetes.core.v1 import ServiceAccount, VolumeMountArgs
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
-from infra.components import cache, database, names, network, object_store, registry
+from infra.components import cache, names, network, object_store, platform_pod, pods, prometheus, registry
 from infra.components.component import Component, Site
-from infra.components.pods import Requests
+from infra.components.pods import Requests, Scratch, Volume
 
 PORT = 8080
 RUNTIME = "slipway"
 REVISION = Requests("100m", "512Mi", memory_limit="1Gi")
-"""What a revision gets whose contract says nothing."""
+"""A runtime must say something; a revision's contract decides."""
 ACCOUNT = "revision"
 
 
@@ -44,10 +44,12 @@ class Serving(Component):
         )
         self._create_network_policy()
         self._create_runtime(args.registry)
+        if args.site.settings.parts.gateway.enabled:
+            self._create_retries()
         self.register_outputs({})
 
     def _create_network_policy(self) -> NetworkPolicy:
-        """Asked by the Gateway, the collector and the control plane; asks the registry and the feature store."""
+        """Asked by the Gateway, the collector and Prometheus; asks the registry, the feature store and the log."""
         return NetworkPolicy(
             f"{self.name}-network",
             metadata=self._metadata("revisions", names.SERVING),
@@ -56,55 +58,77 @@ class Serving(Component):
                 ingress=(
                     network.namespace(names.GATEWAY, PORT),
                     network.app("collector", PORT, namespace=names.SYSTEM),
-                    network.app("controller", PORT, namespace=names.SYSTEM),
-                    network.namespace(names.MONITORING, PORT),
+                    prometheus.peer(self.site.settings, PORT),
                 ),
                 egress=(
                     network.DNS,
-                    network.app("registry", registry.PORT, namespace=names.SYSTEM),
-                    network.namespace(names.DATA, cache.PORT, object_store.PORT, database.PORT),
+                    registry.PEER,
+                    # Features online, and the log of what was answered.
+                    cache.peer(self.site.settings),
+                    object_store.peer(self.site.settings),
                 ),
             ),
             opts=self._options(),
         )
 
+    def _create_retries(self) -> None:
+        """Attempts that no server has worked on are made again, at another pod of the same version if it has one.
+
+        Not at another version: the route has written on the request who answers it.
+        """
+        self._create_custom(
+            "gateway.envoyproxy.io/v1alpha1",
+            "BackendTrafficPolicy",
+            "revisions",
+            names.SERVING,
+            {
+                "targetSelectors": [
+                    {
+                        "group": "gateway.networking.k8s.io",
+                        "kind": "HTTPRoute",
+                        "matchLabels": {"app.kubernetes.io/name": "route", "app.kubernetes.io/part-of": "slipway"},
+                    }
+                ],
+                "retry": {
+                    "numRetries": 2,
+                    "retryOn": {"triggers": ["connect-failure", "refused-stream", "reset-before-request"]},
+                    "perRetry": {"backOff": {"baseInterval": "25ms", "maxInterval": "250ms"}},
+                },
+            },
+        )
+
     def _create_runtime(self, registry_url: str) -> None:
+        """What all revisions have in common, for the control plane to copy; KServe itself never takes it.
+
+        A revision that named it would get a container of KServe's own beside ours, which nobody hardened.
+        """
+        given: tuple[Volume, ...] = (
+            Scratch("/tmp"),  # noqa: S108
+            Scratch(platform_pod.STATE, "2Gi"),
+            *platform_pod.files(registry.LOGIN, cache.SECRET, object_store.INFERENCE_LOG.secret),
+        )
+        volumes = [pods.volume_args(volume, RUNTIME) for volume in given]
         self._create_custom(
             "serving.kserve.io/v1alpha1",
             "ServingRuntime",
             RUNTIME,
             names.SERVING,
             {
-                "supportedModelFormats": [{"name": "slipway", "version": "1", "autoSelect": True}],
-                "protocolVersions": ["v1", "v2"],
-                "multiModel": False,
-                "containers": [self._container(registry_url)],
+                "disabled": True,
+                "containers": [self._container(registry_url, [mount for _, mount in volumes])],
                 "labels": {"slipway.dev/role": "revision", "slipway.dev/metrics": "true"},
-                "volumes": [
-                    {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
-                    {"name": "state", "emptyDir": {"sizeLimit": "2Gi"}},
-                ],
+                "volumes": [volume for volume, _ in volumes],
             },
         )
 
-    def _container(self, registry_url: str) -> dict[str, Any]:
-        def secret(name: str, key: str) -> dict[str, Any]:
-            return {"secretKeyRef": {"name": name, "key": key}}
-
+    def _container(self, registry_url: str, mounts: list[VolumeMountArgs]) -> dict[str, Any]:
+        """Which model and version it serves, and what it may use, each revision says itself."""
+        told = platform_pod.variables(registry_url, listen=PORT)
         return {
             "name": "kserve-container",
             "image": self.site.image("platform"),
             "command": ["python", "-m", "serving"],
-            "args": ["--model={{.Labels.model}}", "--version={{.Labels.version}}"],
-            "env": [
-                {"name": "HOME", "value": "/tmp"},  # noqa: S108
-                {"name": "SLIPWAY_LISTEN", "value": f"0.0.0.0:{PORT}"},
-                {"name": "SLIPWAY_STATE_DIR", "value": "/state"},
-                {"name": "MLFLOW_TRACKING_URI", "value": registry_url},
-                {"name": "MLFLOW_TRACKING_USERNAME", "valueFrom": secret(registry.LOGIN, "username")},
-                {"name": "MLFLOW_TRACKING_PASSWORD", "valueFrom": secret(registry.LOGIN, "password")},
-                {"name": "SLIPWAY_ONLINE_STORE", "valueFrom": secret(cache.SECRET, "address")},
-            ],
+            "env": [{"name": name, "value": value} for name, value in told.items()],
             "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
             "resources": REVISION.as_dict(),
             "securityContext": {
@@ -113,8 +137,8 @@ class Serving(Component):
                 "privileged": False,
                 "readOnlyRootFilesystem": True,
                 "runAsNonRoot": True,
-                "runAsUser": 65532,
+                "runAsUser": pods.USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "state", "mountPath": "/state"}],  # noqa: S108
+            "volumeMounts": mounts,
         }

@@ -1,7 +1,7 @@
 """Where training runs: the template of a Ray job, a standing Ray cluster where the profile keeps one, their network.
 
 Ray listens on every address and trusts whoever reaches it, so both a token and a network policy stand before it. Which
-job runs is the runner's business; it fills the template in.
+job runs is a team's business, who fill the template in; the platform's own runs train on a Ray in their pod.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pulumi
 from pulumi_kubernetes.core.v1 import ServiceAccount
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
-from infra.components import cache, database, names, network, object_store, registry
+from infra.components import names, network
 from infra.components.component import Component, Site
 from infra.components.kuberay import DASHBOARD
 from infra.components.pods import Requests
@@ -28,7 +28,10 @@ HEAD = Requests("500m", "2Gi", scratch="1Gi")
 """Never less memory: the head's own processes take more than one GiB."""
 WORKER = Requests("1", "2Gi", cpu_limit="2", scratch="1Gi")
 GPU_WORKER = Requests("2", "8Gi", cpu_limit="4", scratch="4Gi")
+RAY = {"slipway.dev/role": "ray"}
+"""Label of every pod of Ray: without it nobody reaches Ray's ports."""
 QUEUE = "kueue.x-k8s.io/queue-name"
+ELASTIC = "kueue.x-k8s.io/elastic-job"
 GPU_TAINT = {"key": "nvidia.com/gpu", "operator": "Equal", "value": "present", "effect": "NoSchedule"}
 GPU_NODE = {"slipway.dev/accelerator": "nvidia"}
 """Label of GPU nodes, set on the pool: a pool from zero has no node that a device plugin could label."""
@@ -52,17 +55,27 @@ class Training(Component):
         )
         token = self._create_secret(TOKEN, names.TRAINING, {"auth_token": self.site.secrets.read("ray_token")})
         policy = self._create_network_policy()
+        if self.site.settings.parts.training.standing_cluster:
+            self._create_autoscaler_policy()
         team = self.site.settings.parts.queueing.teams[0]
         self._create_config(TEMPLATE, names.TRAINING, {"rayjob.json": json.dumps(self.job(team), indent=1)})
         if self.site.settings.parts.training.standing_cluster:
-            # Kueue holds a labelled cluster back until its quota admits it.
+            # Kueue holds a labelled cluster back until its quota admits it, and its workers as they come; without
+            # being told that they come and go, it refuses a cluster that scales itself.
             self._create_custom(
-                API, "RayCluster", name, names.TRAINING, self.cluster(), after=[token, policy], labels={QUEUE: team}
+                API,
+                "RayCluster",
+                name,
+                names.TRAINING,
+                self.cluster(),
+                after=[token, policy],
+                labels={QUEUE: team},
+                annotations={ELASTIC: "true"},
             )
         self.register_outputs({})
 
     def job(self, team: str) -> dict[str, Any]:
-        """A RayJob that brings its own cluster and takes it away; the runner sets name and entrypoint."""
+        """A RayJob that brings its own cluster and takes it away; who submits it sets name and entrypoint."""
         return {
             "apiVersion": API,
             "kind": "RayJob",
@@ -97,9 +110,19 @@ class Training(Component):
                 "serviceType": "ClusterIP",
                 "rayStartParams": {"num-cpus": "0", "dashboard-host": ANY, "object-store-memory": "100000000"},
                 "template": self._pod("head", HEAD, autoscaling=autoscaling),
+                **({"headService": self._head_service()} if autoscaling else {}),
             },
             "workerGroupSpecs": groups,
         } | ({"autoscalerOptions": self._autoscaler()} if autoscaling else {})
+
+    def _head_service(self) -> dict[str, Any]:
+        """Of the standing cluster. KubeRay ends the name of every job's Service in `-head-svc`, and would take this one
+        over for a job that is called like the cluster."""
+        return {
+            "metadata": {"name": f"{self.name}-standing"},
+            # As KubeRay makes its own: no address but the pod's, ready or not.
+            "spec": {"clusterIP": "None", "publishNotReadyAddresses": True},
+        }
 
     def _autoscaler(self) -> dict[str, Any]:
         return {
@@ -151,31 +174,31 @@ class Training(Component):
         }
         if gpu:
             spec |= {"nodeSelector": GPU_NODE, "tolerations": [GPU_TAINT]}
-        labels = self._labels("ray") | {"slipway.dev/role": "ray"}
+        labels = self._labels("ray") | RAY
         return {"metadata": {"labels": labels}, "spec": spec}
 
     def _create_network_policy(self) -> NetworkPolicy:
-        ray = {"slipway.dev/role": "ray"}
-        autoscales = self.site.settings.parts.training.standing_cluster
+        # Ray's pods are given no address and no password: a job brings what it needs.
         return NetworkPolicy(
             f"{self.name}-network",
             metadata=self._metadata("ray", names.TRAINING),
             spec=network.policy(
-                ray,
+                RAY,
                 ingress=(
-                    network.pods(ray),
-                    network.namespace(names.TRAINING_OPERATOR, DASHBOARD, 8000),
-                    network.app("runner", DASHBOARD, 10001),
-                    network.namespace(names.MONITORING, 8080),
+                    network.pods(RAY),
+                    network.namespace(names.TRAINING_OPERATOR, DASHBOARD),
                 ),
-                egress=(
-                    network.DNS,
-                    network.pods(ray),
-                    network.app("registry", registry.PORT, namespace=names.SYSTEM),
-                    network.namespace(names.DATA, cache.PORT, object_store.PORT, database.PORT),
-                    *((network.API_SERVER,) if autoscales else ()),
-                ),
+                egress=(network.DNS, network.pods(RAY)),
             ),
+            opts=self._options(),
+        )
+
+    def _create_autoscaler_policy(self) -> NetworkPolicy:
+        """The autoscaler runs in the head's pod; workers, where tasks run, have nothing to ask the API server."""
+        return NetworkPolicy(
+            f"{self.name}-autoscaler-network",
+            metadata=self._metadata("ray-autoscaler", names.TRAINING),
+            spec=network.policy(RAY | {"ray.io/node-type": "head"}, egress=(network.API_SERVER,)),
             opts=self._options(),
         )
 

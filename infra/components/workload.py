@@ -1,7 +1,8 @@
 """The only place that writes a pod of ours: a Deployment, Job or CronJob with everything that belongs to it.
 
 Pod Security `restricted`, read-only root, requests and limits, an own account without a token, its volume claim, its
-Service and its NetworkPolicy. What a caller does not ask for, it does not get: no port, no peer, no right.
+certificate, its Service and its NetworkPolicy. What a caller does not ask for, it does not get: no port, no peer, no
+right.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pulumi
 from pulumi_kubernetes.apps.v1 import Deployment, DeploymentSpecArgs, DeploymentStrategyArgs
@@ -20,6 +21,7 @@ from pulumi_kubernetes.core.v1 import (
     ContainerPortArgs,
     EnvVarArgs,
     EnvVarSourceArgs,
+    ExecActionArgs,
     HTTPGetActionArgs,
     PersistentVolumeClaim,
     PersistentVolumeClaimSpecArgs,
@@ -38,10 +40,14 @@ from pulumi_kubernetes.meta.v1 import LabelSelectorArgs, ObjectMetaArgs
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 from pulumi_kubernetes.rbac.v1 import PolicyRuleArgs, Role, RoleBinding, RoleRefArgs, SubjectArgs
 
-from infra.components import network, pods
+from infra.components import names, network, pods
+from infra.components.cert_manager import API, certificate_spec
 from infra.components.component import Component, Site
 from infra.components.network import Peer
-from infra.components.pods import Claim, ConfigFiles, FromSecret, Requests, Scratch, Volume
+from infra.components.pods import Claim, ConfigFiles, FromSecret, Requests, Scratch, SecretFiles, Volume
+
+CERTIFICATE = "/etc/certificate"
+"""Where a program that speaks TLS finds `tls.crt` and `tls.key`."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,12 @@ class WorkloadArgs:
     env: Mapping[str, str | FromSecret] = field(default_factory=dict)
     ports: Mapping[str, int] = field(default_factory=dict)
     """Name -> port, of the pod and of its Service."""
+    tls: bool = False
+    """It speaks TLS on its first port, with a certificate of its Service's names, which it finds in `CERTIFICATE`."""
     health: str = ""
     """Path on the first port that answers 200 when ready; empty: the port is open."""
+    alive: tuple[str, ...] = ()
+    """A command in its container that succeeds while it is alive, where no port tells or a port tells too little."""
     volumes: tuple[Volume, ...] = ()
     requests: Requests = field(default_factory=Requests)
     ingress_from: tuple[Peer, ...] = ()
@@ -83,6 +93,8 @@ class WorkloadArgs:
     schedule: str = ""
     """Of a CronJob; empty: it never starts by itself, Jobs are made from its template."""
     replicas: int = 1
+    succession: Literal["gap", "overlap"] = "gap"
+    """Of a lone pod and the one that replaces it: never two at once, or never none."""
     metrics: bool = False
     """Prometheus scrapes `/metrics` on the first port."""
     user: int = pods.USER
@@ -97,16 +109,25 @@ class Workload(Component):
         super().__init__(args.part, name, args.site, opts)
         self.args = args
         self.selector = {"app.kubernetes.io/name": name}
+        self.fingerprint = self._create_fingerprint()
         self.account = self._create_account()
         self.policy = self._create_network_policy()
         self._create_claims()
+        if args.tls:
+            self._create_certificate()
         self.service = self._create_service() if args.ports else None
         self.workload = self._create_workload()
         self.register_outputs({"name": name})
 
     @property
-    def _keeps_a_volume(self) -> bool:
-        return any(isinstance(volume, Claim) for volume in self.args.volumes)
+    def _certificate(self) -> str:
+        return f"{self.name}-tls"
+
+    @property
+    def _never_meets_another(self) -> bool:
+        """Two pods never hold one volume, and a lone controller decides alone."""
+        keeps_a_volume = any(isinstance(volume, Claim) for volume in self.args.volumes)
+        return keeps_a_volume or (self.args.replicas == 1 and self.args.succession == "gap")
 
     def _create_account(self) -> ServiceAccount:
         account = ServiceAccount(
@@ -167,6 +188,12 @@ class Workload(Component):
                     opts=self._options(),
                 )
 
+    def _create_certificate(self) -> None:
+        """Renewed by cert-manager, long before it ends; the kubelet then changes the files under the program."""
+        hosts = names.service_names(self.name, self.args.namespace)
+        spec = certificate_spec(self._certificate, hosts, names.GATEWAY_NAME)
+        self._create_custom(API, "Certificate", self.name, self.args.namespace, spec)
+
     def _create_service(self) -> Service:
         return Service(
             f"{self.name}-service",
@@ -186,7 +213,6 @@ class Workload(Component):
         metadata = self._metadata(self.name, self.args.namespace, labels=self.args.labels)
         options = self._options(self.account, self.policy)
         template = self._pod()
-        # A finished Job stays, or the next `up` would make it again; its name changes with what it runs.
         if self.args.kind == "Deployment":
             return Deployment(
                 self.name,
@@ -194,20 +220,29 @@ class Workload(Component):
                 spec=DeploymentSpecArgs(
                     replicas=self.args.replicas,
                     revision_history_limit=3,
-                    # Two pods never hold one volume, and a lone controller never meets its successor.
-                    strategy=DeploymentStrategyArgs(
-                        type="Recreate" if self._keeps_a_volume or self.args.replicas == 1 else "RollingUpdate"
-                    ),
+                    strategy=DeploymentStrategyArgs(type="Recreate" if self._never_meets_another else "RollingUpdate"),
                     selector=LabelSelectorArgs(match_labels=self.selector),
                     template=template,
                 ),
-                opts=options,
+                # In place the API server refuses it: the defaults of rolling updates stay, and Recreate has none.
+                opts=self._options(
+                    self.account,
+                    self.policy,
+                    replace_on_changes=["spec.strategy.type"],
+                    delete_before_replace=True,
+                ),
             )
+        # A finished Job stays, or the next `up` would make it again; its name changes with what it runs.
         job = JobSpecArgs(backoff_limit=6, active_deadline_seconds=1800, template=template)
         if self.args.kind == "Job":
             return Job(
                 self.name,
-                metadata=self._metadata(f"{self.name}-{self._fingerprint()}", self.args.namespace),
+                # A password that it was told has changed: it has to tell others the new one.
+                metadata=ObjectMetaArgs(
+                    name=pulumi.Output.concat(self.name, "-", self.fingerprint),
+                    namespace=self.args.namespace,
+                    labels=self._labels(self.name),
+                ),
                 spec=job,
                 opts=options,
             )
@@ -228,9 +263,9 @@ class Workload(Component):
 
     def _pod(self) -> PodTemplateSpecArgs:
         args = self.args
-        volumes = (*args.volumes, Scratch("/tmp"))  # noqa: S108  (a folder of the pod, not of this machine)
+        certificate = (SecretFiles(CERTIFICATE, self._certificate, only=("tls.crt", "tls.key")),) if args.tls else ()
+        volumes = (*args.volumes, *certificate, Scratch("/tmp"))  # noqa: S108  (a folder of the pod)
         mounted = [pods.volume_args(volume, self.name) for volume in volumes]
-        first = next(iter(args.ports), None)
         container = ContainerArgs(
             name=self.name,
             image=self.site.image(args.image),
@@ -242,16 +277,16 @@ class Workload(Component):
             resources=args.requests.as_args(),
             security_context=pods.container_security(),
             volume_mounts=[mount for _, mount in mounted],
-            startup_probe=self._probe(first, period=5, failures=60) if first else None,
-            readiness_probe=self._probe(first, period=5, failures=3) if first else None,
-            liveness_probe=self._probe(first, period=20, failures=3) if first else None,
+            startup_probe=self._probe(period=5, failures=60),
+            readiness_probe=self._probe(period=5, failures=3),
+            liveness_probe=self._alive() or self._probe(period=20, failures=3),
         )
         return PodTemplateSpecArgs(
             metadata=ObjectMetaArgs(
                 labels=self._labels(self.name)
                 | dict(args.labels)
                 | ({"slipway.dev/metrics": "true"} if args.metrics else {}),
-                annotations={"slipway.dev/configuration": self._fingerprint()},
+                annotations={"slipway.dev/configuration": self.fingerprint},
             ),
             spec=PodSpecArgs(
                 service_account_name=self.name,
@@ -265,21 +300,40 @@ class Workload(Component):
             ),
         )
 
-    def _probe(self, port: str, *, period: int, failures: int) -> ProbeArgs:
+    def _probe(self, *, period: int, failures: int) -> ProbeArgs | None:
+        port = next(iter(self.args.ports), None)
+        # A connection that is only opened is a failed handshake, and a line in the server's log.
+        if port is None or (self.args.tls and not self.args.health):
+            return self._alive(failures=failures)
+        scheme = "HTTPS" if self.args.tls else None
         return ProbeArgs(
-            http_get=HTTPGetActionArgs(path=self.args.health, port=port) if self.args.health else None,
+            http_get=HTTPGetActionArgs(path=self.args.health, port=port, scheme=scheme) if self.args.health else None,
             tcp_socket=None if self.args.health else TCPSocketActionArgs(port=port),
             period_seconds=period,
             failure_threshold=failures,
             timeout_seconds=3,
         )
 
-    def _fingerprint(self) -> str:
-        """Changes with what the program is told: image, command, plain variables, configuration files."""
-        plain = {name: str(value) for name, value in self.args.env.items()}
-        files = [volume.content for volume in self.args.volumes if isinstance(volume, ConfigFiles)]
-        told = [self.site.image(self.args.image), self.args.command, self.args.arguments, plain, files]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
+    def _alive(self, *, failures: int = 3) -> ProbeArgs | None:
+        if not self.args.alive:
+            return None
+        command = ExecActionArgs(command=list(self.args.alive))
+        return ProbeArgs(exec_=command, period_seconds=20, failure_threshold=failures, timeout_seconds=10)
+
+    def _create_fingerprint(self) -> pulumi.Output[str]:
+        """Changes with what the program is told: image, command, variables, and what its Secrets and files hold."""
+        args = self.args
+        env = {name: str(value) for name, value in args.env.items()}
+        told = [self.site.image(args.image), args.command, args.arguments, env]
+        read = {("Secret", value.name) for value in args.env.values() if isinstance(value, FromSecret)}
+        read |= {("Secret", volume.name) for volume in args.volumes if isinstance(volume, SecretFiles)}
+        read |= {("ConfigMap", volume.name) for volume in args.volumes if isinstance(volume, ConfigFiles)}
+        digests = [self.site.contents.digest(kind, args.namespace, name) for kind, name in sorted(read)]
+        return pulumi.Output.all(*digests).apply(lambda each: _digest([*told, each]))
+
+
+def _digest(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _variable(name: str, value: str | FromSecret) -> EnvVarArgs:

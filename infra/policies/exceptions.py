@@ -32,6 +32,8 @@ class PolicyException(Section):
     """Kind, namespace and name, as messages write them; `*` within a part."""
     reason: str = Field(min_length=20)
     """Why it cannot be otherwise, and what makes up for it."""
+    brought_by: str = ""
+    """Pin (`charts.gpu_operator`) of the chart that renders the objects: only where it is rendered is this needed."""
     date: datetime.date
     """When it was decided."""
     owner: str = Field(min_length=2)

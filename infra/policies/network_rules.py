@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from infra.policies.objects import KubeObject, items, mapping
 
 ENFORCE = "pod-security.kubernetes.io/enforce"
 EVERYWHERE = {"0.0.0.0/0", "::/0"}
+_METADATA = ipaddress.ip_address("169.254.169.254")
 
 
 def namespace_enforces_restricted(thing: KubeObject) -> Iterator[str]:
@@ -19,13 +21,13 @@ def namespace_enforces_restricted(thing: KubeObject) -> Iterator[str]:
 
 
 def namespace_denies_by_default(objects: Sequence[KubeObject]) -> Iterator[tuple[KubeObject, str]]:
-    """A namespace has NetworkPolicies that select every pod and allow nothing, for ingress and for egress."""
+    """A namespace has NetworkPolicies that select every pod, both ways: what none of them names is denied."""
     denied: dict[str, set[str]] = {}
     for thing in objects:
         if thing.kind == "NetworkPolicy" and _selects_all(thing):
+            # What such a policy allows beside that is another rule's business: it has to be narrow.
             directions = {str(direction) for direction in items(thing.spec.get("policyTypes"))}
-            closed = {direction for direction in directions if not thing.spec.get(direction.lower())}
-            denied.setdefault(thing.namespace, set()).update(closed)
+            denied.setdefault(thing.namespace, set()).update(directions)
     for thing in objects:
         if thing.kind == "Namespace":
             for direction in sorted({"Ingress", "Egress"} - denied.get(thing.name, set())):
@@ -33,7 +35,8 @@ def namespace_denies_by_default(objects: Sequence[KubeObject]) -> Iterator[tuple
 
 
 def network_policy_is_narrow(thing: KubeObject) -> Iterator[str]:
-    """What a NetworkPolicy allows has a peer; an allowance for every address names its ports."""
+    """What a NetworkPolicy allows has a peer; an allowance for every address names its ports, and a way out by address
+    never leads to the cloud's metadata service, which hands out the node's credentials."""
     if thing.kind != "NetworkPolicy" or thing.group != "networking.k8s.io":
         return
     for direction, side in (("ingress", "from"), ("egress", "to")):
@@ -44,6 +47,8 @@ def network_policy_is_narrow(thing: KubeObject) -> Iterator[str]:
                 yield f"{where} allows everybody; name `{side}`"
             elif not rule.get("ports") and any(_is_everywhere(peer) for peer in peers):
                 yield f"{where} allows every address on every port; name `ports`"
+            elif direction == "egress" and any(_leads_to_metadata(peer) for peer in peers):
+                yield f"{where} allows the cloud's metadata service; leave 169.254.0.0/16 out by `except`"
 
 
 def service_is_internal(thing: KubeObject) -> Iterator[str]:
@@ -69,6 +74,19 @@ def _opened(service: Mapping[str, Any], where: str) -> Iterator[str]:
 def _selects_all(policy: KubeObject) -> bool:
     selector = mapping(policy.spec.get("podSelector"))
     return not selector.get("matchLabels") and not selector.get("matchExpressions")
+
+
+def _leads_to_metadata(peer: Any) -> bool:
+    block = mapping(mapping(peer).get("ipBlock"))
+    excepted = items(block.get("except"))
+    return _has_metadata(block.get("cidr")) and not any(_has_metadata(each) for each in excepted)
+
+
+def _has_metadata(cidr: Any) -> bool:
+    try:
+        return _METADATA in ipaddress.ip_network(str(cidr))
+    except ValueError:  # not known yet, or none: the API server's business
+        return False
 
 
 def _is_everywhere(peer: Any) -> bool:

@@ -59,7 +59,7 @@ class Verdict:
     """What breaks a rule and has no exception."""
     excepted: tuple[tuple[Finding, PolicyException], ...] = ()
     unused: tuple[PolicyException, ...] = ()
-    """Exceptions that nothing needed: in a whole stack they are stale."""
+    """Exceptions from our rules that no object of our own needed: in a whole stack they are stale."""
 
 
 def rule_names() -> set[str]:
@@ -91,7 +91,11 @@ def judge(objects: Sequence[KubeObject], exceptions: Sequence[PolicyException]) 
     return Verdict(
         findings=tuple(finding for finding, entry in judged if not entry),
         excepted=excepted,
-        unused=tuple(entry for entry in exceptions if entry.name not in used and not CHECKOV.fullmatch(entry.rule)),
+        unused=tuple(
+            entry
+            for entry in exceptions
+            if entry.name not in used and not entry.brought_by and not CHECKOV.fullmatch(entry.rule)
+        ),
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from infra.policies.objects import UNKNOWN, items, mapping
 from infra.policies.pods import Container, Pod
+from infra.quantity import parse_quantity
 
 VOLUMES = {
     "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
@@ -20,10 +20,6 @@ SAFE_SYSCTLS = {
     "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
     "net.ipv4.tcp_keepalive_probes",
 }  # fmt: skip
-
-_UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12} | {
-    unit: 1024.0**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), start=1)
-}
 
 
 def no_host_access(pod: Pod) -> Iterator[str]:
@@ -117,14 +113,6 @@ def _within(container: Container, name: str, request: Any, limit: Any) -> Iterat
             yield f"{container.where} requests {request} of {name}, above its limit {limit}; raise resources.limits"
     except ValueError as error:
         yield f"{container.where}.resources: {error}; write 500m or 2Gi"
-
-
-def parse_quantity(value: Any) -> float:
-    """`500m`, `1.5`, `2Gi` in plain units. Raises ValueError for what is none."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([A-Za-z]*)", str(value))
-    if not match or match[2] not in _UNITS:
-        raise ValueError(f"{value!r} is no quantity")
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def _effective(name: str, container: Mapping[str, Any], pod: Mapping[str, Any]) -> Any:

@@ -82,12 +82,12 @@ def pods_of(thing: KubeObject) -> Iterator[Pod]:
     for path in TEMPLATES.get(key, ()):
         for where, template in _follow(thing.body, path):
             labels = mapping(mapping(template.get("metadata")).get("labels"))
-            # KubeRay makes the account of a head that scales its own cluster.
+            # KubeRay makes the account of a head that scales its own cluster, with rights to change that cluster.
             scales = where.endswith("headGroupSpec.template") and _scales_itself(thing)
             yield Pod(f"{where}.spec", mapping(template.get("spec")), labels, thing.namespace, scales)
     for path in POD_SPECS.get(key, ()):
         for where, spec in _follow(thing.body, path):
-            # The InferenceService that uses a runtime says whose account its pods have.
+            # The InferenceService that uses a runtime says whose account its pods have: a runtime has no field for it.
             yield Pod(where, spec, thing.labels, thing.namespace, thing.kind.endswith("ServingRuntime"))
     if key in OPERATORS:
         yield from OPERATORS[key](thing)
@@ -120,7 +120,10 @@ SET_BY_OPERATOR: Mapping[str, Any] = {
     "runAsNonRoot": True,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-"""What the operators below give each container by themselves, read in their sources."""
+"""What operators give each container by themselves, read in the sources of the pinned releases: CloudNativePG in
+`pkg/specs/containers.go`, Envoy Gateway in `internal/infrastructure/kubernetes/resource/resource.go` (all but the
+read-only root), the Prometheus operator in `pkg/prometheus/server/statefulset.go` (what only containers have).
+"""
 
 
 def _database(thing: KubeObject) -> Iterator[Pod]:
@@ -202,6 +205,22 @@ def _autoscaler(thing: KubeObject) -> Iterator[Pod]:
     yield Pod(f"{where}.autoscalerOptions", spec, labels, thing.namespace, token_is_the_operators=True)
 
 
+def _feature_store(thing: KubeObject) -> Iterator[Pod]:
+    """Feast's operator takes the pod's context from here, and gives its containers none; their account is its own."""
+    services = mapping(thing.spec.get("services"))
+    registry = mapping(mapping(services.get("registry")).get("local"))
+    servers = {"online": services.get("onlineStore"), "offline": services.get("offlineStore"), "registry": registry}
+    bodies = [
+        {"name": name, **mapping(mapping(of).get("server"))} for name, of in servers.items() if "server" in mapping(of)
+    ]
+    spec = {
+        "securityContext": services.get("securityContext"),
+        "containers": bodies,
+        "volumes": services.get("volumes"),
+    }
+    yield Pod("spec.services", spec, thing.labels, thing.namespace, token_is_the_operators=True)
+
+
 OF_CONTAINERS = ("allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem")
 
 
@@ -211,6 +230,7 @@ def _complete(containers: Any) -> Iterator[Mapping[str, Any]]:
 
 
 OPERATORS: dict[tuple[str, str], Callable[[KubeObject], Iterator[Pod]]] = {
+    ("feast.dev", "FeatureStore"): _feature_store,
     ("ray.io", "RayCluster"): _autoscaler,
     ("ray.io", "RayJob"): _autoscaler,
     ("ray.io", "RayService"): _autoscaler,

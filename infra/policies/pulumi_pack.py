@@ -18,6 +18,7 @@ from pulumi_policy import (
     StackValidationPolicy,
 )
 
+from infra.policies.cloud_rules import examine_cloud
 from infra.policies.exceptions import PolicyException, load_exceptions
 from infra.policies.objects import read_resource
 from infra.policies.pack import examine_object, examine_stack, exception_for, rule_names
@@ -53,6 +54,8 @@ def validate_resource(args: ResourceValidationArgs, report_violation: ReportViol
     for finding in examine_object(thing) if thing else ():
         if not exception_for(finding, _exceptions()):
             report_violation(str(finding), args.urn)
+    for message in examine_cloud(args.resource_type, args.props):
+        report_violation(message, args.urn)
 
 
 def validate_stack(args: StackValidationArgs, report_violation: ReportViolation) -> None:

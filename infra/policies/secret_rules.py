@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -35,7 +36,7 @@ PUBLISHED = {
 }  # fmt: skip
 """Passwords that charts and manuals ship with."""
 
-NOT_SECRET = {"true", "false", "none", "null", "disabled", "enabled"}
+NOT_SECRET = {"true", "false", "none", "null", "disabled", "enabled", "on", "off", "yes", "no"}
 _ASSIGNMENT = re.compile(r"""^[ \t-]*["']?([A-Za-z_][\w.-]*)["']?[ \t]*[:=][ \t]*["']?([^\s"',#]+)""", re.MULTILINE)
 
 
@@ -53,9 +54,9 @@ def no_literal_secret(thing: KubeObject) -> Iterator[str]:
         for key, text in texts(mapping(thing.body.get("data")), "data"):
             if any(pattern.search(text) for pattern in SECRET_TEXT) or holds_secret(key.rpartition(".")[2], text):
                 yield f"{key} holds a secret; put it into a Secret"
-            for match in _ASSIGNMENT.finditer(text):
-                if holds_secret(match[1], match[2]):
-                    yield f"{key} sets {match[1]} to a secret; put it into a Secret, or name its file"
+            for name, value in _assignments(text):
+                if holds_secret(name, value):
+                    yield f"{key} sets {name} to a secret; put it into a Secret, or name its file"
     for key, text in texts(mapping(thing.metadata.get("annotations")), "metadata.annotations"):
         if any(pattern.search(text) for pattern in SECRET_TEXT):
             yield f"{key} holds a secret; leave it out"
@@ -95,6 +96,16 @@ def _in_arguments(where: str, words: list[str]) -> Iterator[str]:
             word.startswith("-") and not told.startswith("-") and holds_secret(flag, told)
         ):
             yield f"{where} has a secret among its arguments, in --{flag}; name a file instead"
+
+
+def _assignments(text: str) -> Iterator[tuple[str, str]]:
+    """(name, value) of what a file sets: JSON, or lines of nearly any other format."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        yield from ((match[1], match[2]) for match in _ASSIGNMENT.finditer(text))
+    else:
+        yield from ((path.rpartition(".")[2], value) for path, value in texts(document))
 
 
 def _decoded(value: str) -> str:

@@ -5,6 +5,8 @@ The cluster is another project's (`infra/cluster`): a cluster and the objects on
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pulumi
 from pulumi import ResourceOptions
 
@@ -13,10 +15,12 @@ from infra.components.cache import Cache, CacheArgs
 from infra.components.cert_manager import CertManager, CertManagerArgs
 from infra.components.cloudnative_pg import CloudNativePg, CloudNativePgArgs
 from infra.components.component import Component, Site
+from infra.components.contents import Contents
 from infra.components.control_plane import ControlPlane, ControlPlaneArgs
 from infra.components.cost import Cost, CostArgs
 from infra.components.database import Database, DatabaseArgs
 from infra.components.definitions import Definitions, DefinitionsArgs
+from infra.components.eks_objects import EksObjects, EksObjectsArgs
 from infra.components.envoy_gateway import EnvoyGateway, EnvoyGatewayArgs
 from infra.components.feast_operator import FeastOperator, FeastOperatorArgs
 from infra.components.features import Features, FeaturesArgs
@@ -27,8 +31,9 @@ from infra.components.kubeflow_pipelines import KubeflowPipelines, KubeflowPipel
 from infra.components.kuberay import KubeRay, KubeRayArgs
 from infra.components.kueue import Kueue, KueueArgs
 from infra.components.monitoring import Monitoring, MonitoringArgs
-from infra.components.object_store import PIPELINES, ObjectStore, ObjectStoreArgs
+from infra.components.object_store import ObjectStore, ObjectStoreArgs
 from infra.components.pipelines import Pipelines, PipelinesArgs
+from infra.components.platform_pod import environment_file
 from infra.components.prometheus import Prometheus, PrometheusArgs
 from infra.components.queueing import Queueing, QueueingArgs
 from infra.components.registry import Registry, RegistryArgs
@@ -36,21 +41,29 @@ from infra.components.secrets import SecretStore
 from infra.components.serving import Serving, ServingArgs
 from infra.components.training import Training, TrainingArgs
 from infra.services.cluster import Cluster, find_cluster
-from infra.versions import load_versions
+from infra.versions import Versions, load_versions
+from slipway import signing
+from slipway.environment import Environment
 from slipway.settings import Settings
 from slipway.state import State
+from slipway.targets.local.doors import cluster_hosts
 
 
-def stand_up(settings: Settings) -> None:
-    """The inline program of project `slipway-services`."""
+def stand_up(settings: Settings, versions: Versions | None = None) -> None:
+    """The inline program of project `slipway-services`; `versions` in place of the pinned ones try an upgrade."""
     if settings.kubernetes is None:
         raise ValueError("the services project needs an environment with target kubernetes")
     kubernetes = settings.kubernetes
+    secrets = SecretStore(State(settings.state_dir).secrets)
+    # Made here, and not by a pod: the public half goes to every server, the private one to who signs.
+    signing.prepare(Environment(Path(f"{settings.name}.toml"), settings))
     site = Site(
         settings.name,
         kubernetes,
-        load_versions(mirror=kubernetes.mirror.dir),
-        SecretStore(State(settings.state_dir).secrets),
+        versions or load_versions(mirror=kubernetes.mirror.dir),
+        secrets,
+        Contents(secrets.value("contents-key")),
+        environment_file(settings),
     )
     Stack(site, find_cluster(settings)).stand_up()
 
@@ -70,13 +83,10 @@ class Stack:
         self._ml_services()
         self._tenant_objects()
         pulumi.export("namespaces", list(names.PLATFORM))
-        pulumi.export("urls", {name: f"https://{self.site.host(name)}" for name in self._pages()})
+        pulumi.export("urls", {door: f"https://{host}" for door, host in cluster_hosts(self.site.settings).items()})
 
     def _wants(self, part: str) -> bool:
         return bool(self.site.settings.part(part).enabled)
-
-    def _wants_kubeflow(self) -> bool:
-        return self._wants("pipelines") and self.site.settings.parts.pipelines.engine == "kfp"
 
     def _after(self, *made: str) -> ResourceOptions:
         """Options of a component that is made after these (those of them that there are), and gone before them."""
@@ -88,6 +98,8 @@ class Stack:
 
     def _operators(self) -> None:
         made, site, settings = self.made, self.site, self.site.settings
+        if settings.provider == "eks":
+            made["eks"] = EksObjects("eks", EksObjectsArgs(site), self._after())
         if self._wants("cert_manager"):
             made["cert-manager"] = CertManager("certificates", CertManagerArgs(site), self._after())
         if self._wants("gateway"):
@@ -119,11 +131,10 @@ class Stack:
                 self._after("cloudnative-pg"),
             )
         if self._wants("cache"):
-            made["cache"] = Cache("cache", CacheArgs(site, self.cluster.cache), self._after())
+            made["cache"] = Cache("cache", CacheArgs(site, self.cluster.cache), self._after("cert-manager"))
         if self._wants("object_store"):
-            users = (*ObjectStoreArgs.users, *((PIPELINES,) if self._wants_kubeflow() else ()))
             made["object-store"] = ObjectStore(
-                "object-store", ObjectStoreArgs(site, users, self.cluster.object_store), self._after()
+                "object-store", ObjectStoreArgs(site, self.cluster.object_store), self._after("cert-manager")
             )
 
     def _ml_services(self) -> None:
@@ -133,24 +144,28 @@ class Stack:
         database, cache = made.get("database"), made.get("cache")
         if self._wants("registry") and isinstance(database, Database):
             made["registry"] = Registry(
-                "registry", RegistryArgs(site, database.host), self._after("database", "object-store", "gateway")
+                "registry",
+                RegistryArgs(site, database.host),
+                self._after("cert-manager", "database", "object-store", "gateway"),
             )
         if self._wants("features") and isinstance(database, Database) and isinstance(cache, Cache):
             made["features"] = Features(
                 "features",
                 FeaturesArgs(site, database.host, cache.address),
-                self._after("feast-operator", "database", "cache", "object-store"),
+                self._after("cert-manager", "feast-operator", "database", "cache", "object-store"),
             )
         if self._wants("serving"):
             made["serving"] = Serving(
-                "serving", ServingArgs(site, self._registry()), self._after("kserve", "cache", "registry")
+                "serving", ServingArgs(site, self._registry()), self._after("kserve", "cache", "registry", "gateway")
             )
         if self._wants("training"):
             made["training"] = Training("training", TrainingArgs(site), self._after("kuberay", "kueue", "registry"))
         if self._wants("pipelines"):
-            if self._wants_kubeflow():
+            if self.site.has_kubeflow:
                 made["kubeflow-pipelines"] = KubeflowPipelines(
-                    "kubeflow", KubeflowPipelinesArgs(site), self._after("object-store", "gateway", "kueue")
+                    "kubeflow",
+                    KubeflowPipelinesArgs(site),
+                    self._after("cert-manager", "object-store", "gateway", "kueue"),
                 )
             made["pipelines"] = Pipelines(
                 "pipelines",
@@ -184,9 +199,3 @@ class Stack:
     def _registry(self) -> str:
         registry = self.made.get("registry")
         return registry.url if isinstance(registry, Registry) else ""
-
-    def _pages(self) -> list[str]:
-        pages = {
-            "portal": "control-plane", "mlflow": "registry", "reports": "monitoring", "pipelines": "kubeflow-pipelines",
-        }  # fmt: skip
-        return [page for page, part in pages.items() if part in self.made]

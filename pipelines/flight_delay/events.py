@@ -9,13 +9,13 @@ Writing a file of the same name again replaces it, so that a publisher which was
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from feature_repo.parquet import write_table
+from feature_repo.parquet import open_files, write_table
 from slipway.environment import Environment
+from slipway.object_path import AnyPath
 
 DOMAIN = "flights"
 KEYS = ["carrier", "flight", "origin", "dest", "scheduled_departure"]
@@ -50,11 +50,11 @@ def read_outcomes(environment: Environment, *, start: datetime, end: datetime, a
     return _read(environment, "outcomes", OUTCOMES, where)
 
 
-def _folder(environment: Environment) -> Path:
+def _folder(environment: Environment) -> AnyPath:
     return environment.state.events / DOMAIN
 
 
-def _write(rows: pd.DataFrame, file: Path) -> None:
+def _write(rows: pd.DataFrame, file: AnyPath) -> None:
     import pyarrow as pa
 
     moments: dict[str, pd.Series] = {
@@ -69,8 +69,8 @@ def _read(environment: Environment, kind: str, columns: list[str], where: list[A
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    files = sorted(str(file) for file in _folder(environment).glob(f"{kind}-*.parquet"))
-    if not files:
+    folder, pattern = _folder(environment), f"{kind}-*.parquet"
+    if not any(folder.glob(pattern)):
         moments = {"scheduled_departure", "published", "known_at"}
         return pd.DataFrame({c: pd.Series(dtype="datetime64[us, UTC]" if c in moments else "object") for c in columns})
     condition = None
@@ -79,5 +79,5 @@ def _read(environment: Environment, kind: str, columns: list[str], where: list[A
         field = ds.field(name)
         term = {">=": field >= bound, "<": field < bound, "<=": field <= bound}[relation]
         condition = term if condition is None else condition & term
-    rows: pd.DataFrame = ds.dataset(files).to_table(columns=columns, filter=condition).to_pandas()
+    rows: pd.DataFrame = open_files(folder, pattern).to_table(columns=columns, filter=condition).to_pandas()
     return rows.drop_duplicates(KEYS, keep="last").sort_values(KEYS[::-1], kind="stable").reset_index(drop=True)

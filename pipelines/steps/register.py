@@ -18,10 +18,9 @@ from pipelines.task import Task, Values
 from slipway.bundle import MODEL, Golden, Manifest, TrainingSpan, content_digest, read_gate, write_bundle
 from slipway.registry import Registry
 from slipway.signing import private_key_of
-from slipway.snapshots import digest_of, write_rows
+from slipway.snapshots import digest_of
 
 GOLDEN_ROWS = 20
-REFERENCE_ROWS = 5000
 
 
 def facts(task: Task) -> None:
@@ -62,7 +61,6 @@ def perform(task: Task) -> Values:
         write_bundle(
             folder, manifest=manifest, files={MODEL: task.inputs["model"]}, private_key=private_key_of(task.environment)
         )
-        keep_reference(task, version, scorer, rows[split.training(contract, rows)])
         return folder
 
     registry = Registry(task.environment)
@@ -72,7 +70,6 @@ def perform(task: Task) -> Values:
         # The registry knew this run already: a retry after a lost answer. Its bundle is the one that counts.
         folder.mkdir(parents=True)
         registry.download(contract.model, version, folder)
-        keep_reference(task, version, scorer, rows[split.training(contract, rows)])
     # The gate record of the registered bundle, which after a retry is the one of the first attempt.
     gate = read_gate(folder)
     registered = {"version": version, "digest": content_digest(folder), "verdict": gate["verdict"], "gate": gate}
@@ -88,19 +85,6 @@ def make_golden(task: Task, scorer: Scorer, judged: pd.DataFrame) -> Golden:
     plain = pd.concat([pd.DataFrame(requests), pd.DataFrame(features, dtype="float64")], axis=1)
     answers = scorer.score(plain).tolist() if len(plain) else []
     return Golden(requests=requests, features=features, answers=answers)
-
-
-def keep_reference(task: Task, version: int, scorer: Scorer, training: pd.DataFrame) -> None:
-    """A seeded sample of the training rows as the inference log would hold them: what drift is measured against."""
-    sample = training.sample(min(REFERENCE_ROWS, len(training)), random_state=task.contract.training.seed)
-    fields = {f"in_{field.name}": sample[field.name] for field in task.contract.request}
-    features = {f"ft_{name}": sample[name] for name in scorer.transforms.defaults}
-    frame = pd.DataFrame({**fields, **features, "prediction": scorer.score(sample)})
-    file = task.environment.state.pipelines / "references" / task.run.model / f"{version}.parquet"
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = file.with_name(f".{file.name}.draft")
-    write_rows(frame, draft)
-    draft.replace(file)
 
 
 def _log(task: Task, registry: Registry, record: Values, training: Values, metrics: dict[str, float]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
-from pathlib import Path
 
 from feature_repo import history
+from feature_repo.definitions import OFFLINE
 from feature_repo.transforms import find_transforms
 from pipelines.split import split_of
 from pipelines.task import Task, Values
 from pipelines.variations import apply_variations
+from slipway.object_path import AnyPath, walk_files
 from slipway.snapshots import keep_snapshot, write_rows
 
 
@@ -28,7 +28,7 @@ def facts(task: Task) -> Values:
         "judged": contract.gate.model_dump(mode="json")["window"],
         "corrupt": task.run.options.get("corrupt"),
         "shuffled_by": contract.training.seed if task.run.options.get("shuffle_labels") else None,
-        "published": [_listing_of(state.events), _listing_of(state.features / "offline")],
+        "published": [_listing_of(state.events), _listing_of(state.history / OFFLINE)],
     }
 
 
@@ -46,11 +46,9 @@ def perform(task: Task) -> Values:
     return {"snapshot_id": keep_snapshot(task.environment, task.outputs["rows"]), "rows": len(rows)}
 
 
-def _listing_of(folder: Path) -> str:
+def _listing_of(folder: AnyPath) -> str:
     """sha256 over names, sizes and times of the files below a folder: it changes when anything is published."""
     digest = hashlib.sha256()
-    for path, _, names in sorted(os.walk(folder)):
-        for name in sorted(names):
-            status = (Path(path) / name).stat()
-            digest.update(f"{path}/{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for name, size, changed in sorted(walk_files(folder)):
+        digest.update(f"{name}\0{size}\0{changed}\n".encode())
     return digest.hexdigest()

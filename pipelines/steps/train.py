@@ -8,6 +8,7 @@ import shutil
 import pandas as pd
 
 from feature_repo.transforms import find_transforms
+from pipelines.ray_head import running_ray
 from pipelines.ray_jobs import run_job
 from pipelines.ray_training import LABEL, Job
 from pipelines.split import split_of
@@ -59,12 +60,13 @@ def perform(task: Task) -> Values:
     )
     (folder / "job.json").write_text(json.dumps(job))
     try:
-        run_job(
-            task.environment,
-            ["-m", "pipelines.ray_training", str(folder / "job.json")],
-            key=task.run.key,
-            deadline=settings.deadline,
-        )
+        with running_ray(task.environment):
+            run_job(
+                task.environment,
+                ["-m", "pipelines.ray_training", str(folder / "job.json")],
+                key=task.run.key,
+                deadline=settings.deadline,
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     moments = rows["event_timestamp"]

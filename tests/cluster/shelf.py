@@ -9,8 +9,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from infra.components.hardening import Hardening
 from infra.versions import Versions
 from tests.cluster.lab.control_plane import ControlPlane
+from tests.cluster.provider import rendering
 from tests.cluster.tools.build import module_folder
 
 # Folder of pins, module, and where in it the charts are.
@@ -52,7 +54,9 @@ def definitions(versions: Versions) -> Iterator[Path]:
 
 def prepare(control_plane: ControlPlane, versions: Versions, namespaces: tuple[str, ...]) -> None:
     """What the missing charts and manifests would have brought, and others need: definitions, their own namespaces."""
-    control_plane.apply_files(definitions(versions))
+    hardening = Hardening(labels={})
+    texts = (file.read_text() for file in definitions(versions))
+    control_plane.apply(hardening.apply(item) for text in texts for item in rendering.read_objects(text))
     for namespace in namespaces:
         control_plane.create_namespace(namespace)
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from infra import locks
+from infra import engine
 from infra.engine import Engine, Outcome, Program
 from infra.pulumi_cli import TOOLS
 from slipway.environment import Environment, open_environment
@@ -23,12 +17,10 @@ from slipway.errors import InvalidInput, SlipwayError
 from tests.cluster import engine_programs
 from tests.cluster.engine_programs import NAMESPACE, PASSWORD
 from tests.cluster.lab.control_plane import ControlPlane
-from tests.cluster.provider import plugin
+from tests.cluster.provider import plugin, servicer
 from tests.cluster.tools.build import find_program
 
 pytestmark = pytest.mark.cluster
-
-KILLED_WITHIN = 120.0
 
 
 @pytest.fixture
@@ -72,8 +64,18 @@ def test_preview_says_what_up_would_do_and_does_nothing(
 ) -> None:
     outcome = open_engine(environment, lines).preview(policies=False)
     assert outcome.steps["create"] == 6
-    assert any("create" in line and "Namespace namespace" in line for line in lines)
+    assert f"    + create  Namespace {NAMESPACE}" in lines
     assert control_plane.get("namespace", NAMESPACE) is None
+
+
+def test_a_server_may_have_two_pods_and_then_one_again(
+    environment: Environment, control_plane: ControlPlane, lines: list[str]
+) -> None:
+    for replicas, strategy in ((2, "RollingUpdate"), (1, "Recreate"), (2, "RollingUpdate")):
+        up(environment, lines, partial(engine_programs.stand_up_server, replicas=replicas))
+        server = control_plane.get("deployment", "server", NAMESPACE)
+        assert server is not None
+        assert (server["spec"]["replicas"], server["spec"]["strategy"]["type"]) == (replicas, strategy)
 
 
 def test_a_second_up_changes_nothing(environment: Environment, control_plane: ControlPlane, lines: list[str]) -> None:
@@ -150,9 +152,10 @@ def test_down_leaves_no_object_no_definition_and_no_stack(
 
 
 def test_a_run_that_was_killed_is_completed_by_the_next(
-    environment: Environment, control_plane: ControlPlane, lines: list[str]
+    environment: Environment, control_plane: ControlPlane, lines: list[str], tmp_path: Path
 ) -> None:
-    made_before = _kill_in_the_middle(environment, control_plane)
+    engine_programs.kill_in_the_middle(environment, tmp_path / "killed.log", lambda: len(_links(control_plane)) >= 5)
+    made_before = len(_links(control_plane))
     assert 0 < made_before < 30
     outcome = up(environment, lines, engine_programs.stand_up_slowly)
     assert len(_links(control_plane)) == 30
@@ -161,6 +164,31 @@ def test_a_run_that_was_killed_is_completed_by_the_next(
     assert up(environment, lines, engine_programs.stand_up_slowly).changed == []
     open_engine(environment, lines, engine_programs.stand_up_slowly).down()
     assert _links(control_plane) == []
+
+
+def test_what_a_kill_cut_short_beside_the_state_stops_nobody(environment: Environment, lines: list[str]) -> None:
+    up(environment, lines)
+    bookkeeping = environment.state.root / "pulumi" / ".pulumi"
+    (state,) = (bookkeeping / "stacks").rglob("trial.json")
+    assert not list(bookkeeping.rglob("*.attrs")), "Pulumi writes them where they are to stay"
+    state.with_name("trial.json.attrs").touch()
+    assert up(environment, lines).changed == []
+
+
+@pytest.mark.parametrize("name", ["password", "trial", NAMESPACE])
+def test_what_a_provider_that_died_had_made_is_taken_up_by_the_next_run(
+    environment: Environment, control_plane: ControlPlane, lines: list[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The engine lives on and forgets what it asked for, be it a Secret, a custom object or a namespace."""
+    monkeypatch.setenv(servicer.DIES_AFTER, name)
+    with pytest.raises(SlipwayError) as caught:
+        up(environment, lines)
+    assert "looks first at what it had begun" in caught.value.hint
+    monkeypatch.delenv(servicer.DIES_AFTER)
+    up(environment, lines)
+    assert up(environment, lines).changed == []
+    open_engine(environment, lines).down()
+    assert control_plane.get("namespace", NAMESPACE) is None
 
 
 def test_what_stands_there_already_is_refused_and_left_alone(
@@ -173,6 +201,40 @@ def test_what_stands_there_already_is_refused_and_left_alone(
     theirs = control_plane.get("namespace", NAMESPACE)
     assert theirs is not None
     assert theirs["metadata"]["labels"]["owner"] == "somebody-else"
+
+
+def test_a_webhook_that_does_not_answer_yet_is_waited_for(
+    environment: Environment, control_plane: ControlPlane, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an operator's is for a moment after its pods are ready."""
+    monkeypatch.setattr(engine, "_PAUSES", (0.1, 0.1))
+    control_plane.apply([_webhook_of_nobody()])
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "waiting" in line:
+            control_plane.delete("validatingwebhookconfiguration", "late")
+
+    try:
+        outcome = Engine(environment, "services", say, engine_programs.stand_up).up(policies=False)
+    finally:
+        control_plane.delete("validatingwebhookconfiguration", "late")
+    assert outcome.steps["create"] == len(set(outcome.changed)) == 6
+    assert sum("waiting" in line for line in lines) == 1
+    assert up(environment, lines).changed == []
+
+
+def test_a_webhook_that_never_answers_is_named(
+    environment: Environment, control_plane: ControlPlane, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_PAUSES", (0.1,))
+    control_plane.apply([_webhook_of_nobody()])
+    try:
+        with pytest.raises(SlipwayError, match=r"failed calling webhook") as caught:
+            up(environment, lines)
+    finally:
+        control_plane.delete("validatingwebhookconfiguration", "late")
+    assert caught.value.hint.startswith("nobody answers for late.engine.test")
 
 
 def test_a_wrong_passphrase_is_named_with_its_file(environment: Environment, lines: list[str]) -> None:
@@ -195,27 +257,27 @@ def test_the_lock_of_a_living_run_is_respected(environment: Environment, lines: 
     assert up(environment, lines).changed == []
 
 
+def _webhook_of_nobody() -> dict[str, object]:
+    """On the Secrets of the trial; nothing listens where it leads."""
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "late"},
+        "webhooks": [
+            {
+                "name": "late.engine.test",
+                "clientConfig": {"url": "https://127.0.0.1:1/"},
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}},
+                "rules": [
+                    {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["secrets"]}
+                ],
+                "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+            }
+        ],
+    }
+
+
 def _links(control_plane: ControlPlane) -> list[str]:
     found = control_plane.list("configmaps", "default")
     return [item["metadata"]["name"] for item in found if item["metadata"]["name"].startswith("link-")]
-
-
-def _kill_in_the_middle(environment: Environment, control_plane: ControlPlane) -> int:
-    """Start the long program, and kill it with all its children as soon as some of its objects are there."""
-    command = [sys.executable, "-m", "tests.cluster.engine_programs", str(environment.file)]
-    with subprocess.Popen(
-        command, start_new_session=True, cwd=plugin.REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + KILLED_WITHIN
-        try:
-            while len(_links(control_plane)) < 5:
-                assert process.poll() is None, "it ended by itself"
-                assert time.monotonic() < deadline, "it made nothing"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    made = len(_links(control_plane))
-    locked = environment.state.root / "pulumi" / ".pulumi" / "locks"
-    assert list(locked.rglob("*.json")), "a killed run leaves its lock"
-    assert locks.read_owners("") == []
-    return made

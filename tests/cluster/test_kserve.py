@@ -17,9 +17,10 @@ from slipway.targets import open_target
 from slipway.targets.kubernetes import inference_service, names
 from slipway.targets.kubernetes.cluster_api import ClusterApi
 from slipway.targets.kubernetes.target import KubernetesTarget
-from tests.cluster.lab import nodes
+from tests.cluster.lab import nodes, rules
 from tests.cluster.lab.control_plane import ControlPlane
 from tests.cluster.lab.processes import wait_until
+from tests.cluster.lab.stack import Stack
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster_nodes", "kserve_manager")]
 
@@ -42,6 +43,7 @@ def target(environment: Environment) -> KubernetesTarget:
 
 def test_the_target_and_the_infrastructure_spell_names_alike() -> None:
     assert names.NAMESPACE == infrastructure.SERVING
+    assert names.SYSTEM == infrastructure.SYSTEM
     assert (names.GATEWAY, names.GATEWAY_NAMESPACE) == (infrastructure.GATEWAY_NAME, infrastructure.GATEWAY)
     assert (names.RUNTIME, names.ACCOUNT, names.PORT) == (serving.RUNTIME, serving.ACCOUNT, serving.PORT)
     assert (names.ACCELERATOR, names.ACCELERATOR_TAINT) == (GPU_NODE, GPU_TAINT)
@@ -81,6 +83,17 @@ def test_applying_a_revision_again_changes_nothing(target: KubernetesTarget, con
 
 def test_removing_a_revision_that_is_not_there_does_nothing(target: KubernetesTarget) -> None:
     target.remove_revision(MODEL, 999)
+
+
+def test_all_that_kserve_makes_keeps_to_every_rule(
+    target: KubernetesTarget, control_plane: ControlPlane, stack: Stack
+) -> None:
+    target.apply_revision(MODEL, 8)
+    owned = f"{names.MODEL_LABEL}={MODEL},{names.VERSION_LABEL}=8"
+    made = control_plane.list("deployments,replicasets,pods,services,inferenceservices", names.NAMESPACE, owned)
+    assert {item["kind"] for item in made} == {"Deployment", "ReplicaSet", "Pod", "Service", "InferenceService"}
+    assert rules.findings(made, stack.objects(*rules.NEEDED)) == []
+    target.remove_revision(MODEL, 8)
 
 
 def test_every_container_of_a_revision_is_restricted(target: KubernetesTarget, control_plane: ControlPlane) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from infra.components import names
-from tests.cluster.lab import nodes
 from tests.cluster.lab.control_plane import ControlPlane
+from tests.cluster.lab.jobs import describe_job
 from tests.cluster.lab.processes import LabError, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster_nodes", "kueue_manager")]
@@ -83,32 +83,7 @@ def test_a_queue_that_is_not_there_admits_nothing(control_plane: ControlPlane) -
 
 
 def _submit(control_plane: ControlPlane, name: str, queue: str, *, cpu: str, gpus: int = 0) -> None:
-    resources = {"cpu": cpu, "memory": "1Gi", "ephemeral-storage": "64Mi"} | ({nodes.GPU: str(gpus)} if gpus else {})
-    container = {
-        "name": "main",
-        "image": "example.com/none:1",
-        "resources": {"requests": resources, "limits": resources},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "runAsNonRoot": True,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-    }
-    job = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {
-            "name": name,
-            "namespace": names.TRAINING,
-            "labels": {"kueue.x-k8s.io/queue-name": queue},
-        },
-        "spec": {
-            "suspend": True,
-            "template": {"spec": {"restartPolicy": "Never", "containers": [container]}},
-        },
-    }
-    control_plane.apply([job])
+    control_plane.apply([describe_job(name, queue, cpu=cpu, gpus=gpus)])
 
 
 def _wait_for(control_plane: ControlPlane, name: str, *, admitted: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from infra.recording import Recorded, Recording, record
 from infra.services.program import stand_up
 from infra.versions import DIGESTS, load_versions
+from slipway.kubernetes_settings import NOT_MANAGED
 from slipway.settings import Settings
 
 GPU: dict[str, Any] = {
@@ -21,7 +22,13 @@ CLOUDS: dict[str, dict[str, Any]] = {
     "gke": {"provider": "gke", "network": {"region": "europe-west1", "project": "example"}},
     "aks": {"provider": "aks", "network": {"region": "westeurope", "subscription": "example"}},
 }
-GPU_POOL: dict[str, Any] = {"nodes": {"gpu": {"machine": "gpu-machine", "max": 2}}}
+GPU_POOL: dict[str, Any] = {"nodes": {"gpu": {"machine": "gpu-machine", "accelerator": "nvidia-l4", "max": 2}}}
+
+
+def managed_by(cloud: str) -> dict[str, Any]:
+    """Settings that take everything from the cloud that it has."""
+    services = ("database", "cache", "object_store", "secrets")
+    return {"managed": {service: True for service in services if (cloud, service) not in NOT_MANAGED}}
 
 
 def settings_of(state: Path, **kubernetes: Any) -> Settings:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded_stack import CLOUDS, GPU, GPU_POOL, ancestors, fill_mirror, recorded, settings_of
+import yaml
 
-from infra.components import names
+from feature_repo.permissions import READERS
+from infra.components import cert_manager, names, object_store, platform_pod
+from infra.quantity import parse_bytes
 from infra.recording import Recording, record
 from infra.services.program import stand_up
 from infra.versions import load_versions
+from pipelines.steps import STEPS
+from slipway import step_pods
 from slipway.kubernetes_parts import NEEDS, PART_NAMES
+from slipway.step_pods import StepPods
+from tests.infra.recorded_stack import CLOUDS, GPU, GPU_POOL, ancestors, fill_mirror, managed_by, recorded, settings_of
 
 PROFILES = ("core", "full")
 OPERATORS = {
@@ -41,6 +48,37 @@ def test_no_two_resources_have_one_name(profile: str) -> None:
     stack = recorded(profile=profile, **GPU)
     assert [urn for urn, times in Counter(each.urn for each in stack.resources).items() if times > 1] == []
     assert [where for where, times in Counter(each.where for each in stack.objects()).items() if times > 1] == []
+
+
+def test_the_database_lets_each_login_into_its_own_database_by_tls_and_nobody_else() -> None:
+    stack = recorded(profile="full")
+    rules = stack.find(f"Cluster/{names.DATA}/{names.DATABASE}").inputs["spec"]["postgresql"]["pg_hba"]
+    users = {each.metadata["name"].removeprefix("role-") for each in stack.of_kind("Secret") if "/role-" in each.where}
+    allowed, rest = (line.split() for line in rules)
+    assert (allowed[:2], set(allowed[2].split(",")), allowed[3:]) == (
+        ["hostssl", "sameuser"],
+        users,
+        ["all", "scram-sha-256"],
+    )
+    assert rest == ["host", "all", "all", "all", "reject"], "before the operator's own last rule, which lets all in"
+    for login in (each for each in stack.of_kind("Secret") if "/database-" in each.where):
+        data = {key: base64.b64decode(value).decode() for key, value in login.inputs["data"].items()}
+        assert data["url"].endswith(f"/{data['username']}?sslmode=require"), login.where
+        assert data["username"] in users
+
+
+def test_the_authority_alone_keeps_its_key_when_it_is_made_anew() -> None:
+    # Otherwise servers and clients would disagree until each certificate of theirs is renewed.
+    stack = recorded(profile="full")
+    kept = {each.metadata["name"]: each.inputs["spec"]["privateKey"] for each in stack.of_kind("Certificate")}
+    assert {name for name, key in kept.items() if key["rotationPolicy"] == "Never"} == {"slipway-authority"}
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+def test_the_only_instance_of_the_database_keeps_no_node_from_being_drained(instances: int) -> None:
+    stack = recorded(profile="core", parts={"database": {"instances": instances}})
+    cluster = stack.find(f"Cluster/{names.DATA}/{names.DATABASE}")
+    assert cluster.inputs["spec"]["enablePDB"] is (instances > 1)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -74,7 +112,8 @@ def test_every_namespace_is_restricted_denies_by_default_and_has_default_request
     stack = recorded(profile=profile)
     for namespace in stack.of_kind("Namespace"):
         name = namespace.metadata["name"]
-        assert namespace.metadata["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+        level = "baseline" if name == names.FEATURES else "restricted"
+        assert namespace.metadata["labels"]["pod-security.kubernetes.io/enforce"] == level
         policy = stack.find(f"NetworkPolicy/{name}/deny-by-default").inputs["spec"]
         assert policy == {
             "podSelector": {"matchLabels": {}},
@@ -138,7 +177,7 @@ def test_existing_gateway_definitions_are_not_installed_but_envoys_own_are() -> 
 
 @pytest.mark.parametrize("provider", ["existing", *CLOUDS])
 def test_values_of_charts_hold_nothing_unknown_or_secret(provider: str, tmp_path: Path) -> None:
-    managed = {"managed": {"database": True, "cache": True, "object_store": True}} if provider in CLOUDS else {}
+    managed = managed_by(provider) if provider in CLOUDS else {}
     settings = settings_of(tmp_path, profile="full", **CLOUDS.get(provider, {}), **managed)
     stack = record(lambda: stand_up(settings), preview=True)
     for each in stack.resources:
@@ -151,7 +190,7 @@ def test_values_of_charts_hold_nothing_unknown_or_secret(provider: str, tmp_path
 def test_a_secret_stands_in_secrets_only(profile: str, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, profile=profile)
     stack = record(lambda: stand_up(settings))
-    values = {file.read_text().strip() for file in (tmp_path / "secrets").rglob("*") if file.is_file()}
+    values = {file.read_text().strip() for file in (tmp_path / "secrets").rglob("*") if file.is_file()} - {""}  # a lock
     assert len(values) > 15
     for each in stack.resources:
         if each.kind == "Secret":
@@ -191,6 +230,22 @@ def test_profile_full_brings_what_core_leaves_out() -> None:
         assert full.find(where).inputs["spec"]["replicas"] == key
 
 
+def test_a_lone_portal_answers_until_its_successor_does() -> None:
+    # It is asked about every request: without it no model answers.
+    portal = recorded().find("Deployment/slipway-system/portal").inputs["spec"]
+    assert (portal["replicas"], portal["strategy"]) == (1, {"type": "RollingUpdate"})
+
+
+def test_an_envoy_can_be_told_that_all_its_requests_are_answered() -> None:
+    deployment = recorded().find("EnvoyProxy/slipway-gateway/slipway").inputs["spec"]["provider"]["kubernetes"]
+    pod = deployment["envoyDeployment"]["patch"]["value"]["spec"]["template"]["spec"]
+    (manager,) = pod["containers"]
+    # Envoy Gateway's shutdown-manager writes `/tmp/shutdown-ready`.
+    assert manager["securityContext"]["readOnlyRootFilesystem"] is True
+    assert [(mount["mountPath"], "readOnly" in mount) for mount in manager["volumeMounts"]] == [("/tmp", False)]
+    assert [volume["name"] for volume in pod["volumes"]] == [mount["name"] for mount in manager["volumeMounts"]]
+
+
 def test_a_lone_controller_never_meets_its_successor_and_two_may_hold_a_lease() -> None:
     assert recorded().find("Deployment/slipway-system/controller").inputs["spec"]["strategy"] == {"type": "Recreate"}
     role = recorded(profile="full").find("Role/slipway-system/controller")
@@ -202,11 +257,12 @@ def test_a_lone_controller_never_meets_its_successor_and_two_may_hold_a_lease() 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_a_cloud_offers_its_own_services_in_place_of_ours(cloud: str) -> None:
     ours = recorded(**CLOUDS[cloud])
-    theirs = recorded(**CLOUDS[cloud], managed={"database": True, "cache": True, "object_store": True})
-    for stack, expected in ((ours, 1), (theirs, 0)):
-        assert len(list(stack.of_kind("Cluster"))) == expected
-        for name in ("cache", "object-store"):
-            where = f"Deployment/slipway-data/{name}"
+    offered = managed_by(cloud)
+    theirs = recorded(**CLOUDS[cloud], **offered)
+    assert (len(list(ours.of_kind("Cluster"))), len(list(theirs.of_kind("Cluster")))) == (1, 0)
+    for name, part in (("cache", "cache"), ("object-store", "object_store")):
+        where = f"Deployment/slipway-data/{name}"
+        for stack, expected in ((ours, 1), (theirs, 0 if offered["managed"].get(part) else 1)):
             assert [each.where for each in stack.of_kind("Deployment") if each.where == where] == [where] * expected
     assert "cloudnative-pg" not in charts(theirs)
     logins = [each for each in theirs.of_kind("Secret") if each.metadata["name"] == "database-ledger"]
@@ -214,24 +270,36 @@ def test_a_cloud_offers_its_own_services_in_place_of_ours(cloud: str) -> None:
     theirs.find("NetworkPolicy/slipway-data/database-roles")
 
 
+@pytest.mark.parametrize("storage", ["1Gi", "10Gi", "50Gi", "1Ti", "10Ti"])
+def test_every_bucket_has_a_file_of_its_own_on_any_disk_and_most_of_it_is_left(storage: str) -> None:
+    stack = recorded(parts={"object_store": {"storage": storage}})
+    (container,) = stack.find("Deployment/slipway-data/object-store").inputs["spec"]["template"]["spec"]["containers"]
+    (size,) = (word.partition("=")[2] for word in container["args"] if word.startswith("-master.volumeSizeLimitMB="))
+    # Pipelines' too, and what SeaweedFS keeps for itself.
+    files = len((*object_store.USERS, object_store.PIPELINES)) + 1
+    assert files * int(size) * 2**20 < parse_bytes(storage) / 2
+    assert int(size) <= 30_000
+
+
 @pytest.mark.parametrize(
-    ("provider", "sharing", "chart"),
+    ("provider", "sharing", "bringer"),
     [
         ("eks", "none", "nvidia-device-plugin"),
-        ("eks", "mig", "gpu-operator"),
+        ("existing", "mig", "gpu-operator"),
         ("gke", "none", None),
         ("aks", "none", "gpu-operator"),
         ("existing", "time_slicing", "nvidia-device-plugin"),
     ],
 )
-def test_a_node_never_gets_two_device_plugins(provider: str, sharing: str, chart: str | None) -> None:
+def test_a_node_never_gets_two_device_plugins(provider: str, sharing: str, bringer: str | None) -> None:
     pool = GPU_POOL if provider in CLOUDS else {}
     stack = recorded(**CLOUDS.get(provider, {}), **pool, parts={"gpu": {"enabled": True, "sharing": sharing}})
-    assert charts(stack) & {"nvidia-device-plugin", "gpu-operator"} == ({chart} if chart else set())
+    plugins = {each.metadata["name"] for each in stack.of_kind("DaemonSet")} & {"nvidia-device-plugin"}
+    assert plugins | charts(stack) & {"gpu-operator"} == ({bringer} if bringer else set())
     if sharing == "time_slicing":
-        (plugin,) = (each for each in stack.resources if each.name == chart and each.type in REMOTE)
-        config = json.loads(plugin.inputs["values"]["config"]["map"]["default"])
-        assert config["sharing"]["timeSlicing"]["resources"] == [{"name": "nvidia.com/gpu", "replicas": 4}]
+        files = stack.find(f"ConfigMap/{names.GPU}/{bringer}").inputs["data"]
+        slicing = json.loads(files["config.json"])["sharing"]["timeSlicing"]
+        assert slicing["resources"] == [{"name": "nvidia.com/gpu", "replicas": 4}]
 
 
 def test_only_gpu_workers_may_stand_on_gpu_nodes_and_nowhere_else() -> None:
@@ -329,6 +397,77 @@ def test_our_overlay_stands_on_the_pinned_release_of_kubeflow_pipelines() -> Non
     addresses = [line.strip(" -") for line in overlay.splitlines() if "?ref=" in line]
     assert pin.source in addresses
     assert {address.rpartition("?ref=")[2] for address in addresses} == {pin.version}
+
+
+def test_our_overlay_mounts_its_own_configuration_where_the_server_reads_it() -> None:
+    folder = Path(stand_up.__code__.co_filename).parents[1] / "components/kubeflow"
+    overlay = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    (generated,) = overlay["configMapGenerator"]
+    patches = [
+        yaml.safe_load(each["patch"]) for each in overlay["patches"] if each["target"].get("name") == "ml-pipeline"
+    ]
+    (pod,) = (patch["spec"]["template"]["spec"] for patch in patches)
+    mount, authority = pod["containers"][0]["volumeMounts"]
+    # What its image is started with: --config=/config, beside a file of samples that stays.
+    assert (mount["mountPath"], mount["subPath"]) == ("/config/config.json", "config.json")
+    assert pod["volumes"][0] == {"name": mount["name"], "configMap": {"name": generated["name"]}}
+    assert f"{authority['mountPath']}/ca.crt" == cert_manager.AUTHORITY_FILE
+    configuration = json.loads((folder / generated["files"][0]).read_text())
+    assert "plugins" not in configuration and "AccessKey" not in configuration["ObjectStoreConfig"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_feast_knows_our_definitions_and_permissions_before_it_serves(profile: str) -> None:
+    stack = recorded(profile=profile)
+    (job,) = (each for each in stack.of_kind("Job") if each.metadata["name"].startswith("feature-definitions-"))
+    store = stack.find(f"FeatureStore/{names.FEATURES}/features")
+    assert job.urn in ancestors(stack, store)
+    assert store.inputs["spec"]["services"]["runFeastApplyOnInit"] is False, "its example would replace ours"
+    assert "kubernetes" in store.inputs["spec"]["authz"]
+    pod = job.inputs["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert [each["command"] for each in pod["containers"]] == [["python", "-m", "feature_repo"]]
+    mounted = {each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
+    assert mounted == {"environment", "database-features"}
+    policy = stack.find(f"NetworkPolicy/{names.SYSTEM}/feature-definitions").inputs["spec"]
+    assert policy["ingress"] == []
+    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 5432}
+
+
+def test_only_that_job_and_the_servers_know_the_feature_registrys_password() -> None:
+    reading = {
+        each.metadata["name"].rpartition("-")[0]
+        for each in recorded(profile="full").of_kind("Deployment", "Job", "CronJob")
+        if "database-features" in json.dumps(each.inputs)
+    }
+    assert reading == {"feature-definitions"}
+
+
+def test_every_step_of_the_graph_has_a_pod_with_what_it_needs_and_no_more() -> None:
+    stack = recorded(profile="full")
+    told = stack.find(f"ConfigMap/{names.TRAINING}/step-pods").inputs["data"]
+    pods = StepPods(**json.loads(told[step_pods.FILE]))
+    assert set(pods.secrets) == set(STEPS)
+    there = {each.metadata["name"] for each in stack.of_kind("Secret") if each.metadata["namespace"] == names.PIPELINES}
+    # cert-manager makes the authority's.
+    assert {secret for given in pods.secrets.values() for secret in given} - {cert_manager.AUTHORITY} <= there
+    assert [step for step, given in pods.secrets.items() if "signing" in given] == ["register"]
+    assert [step for step, given in pods.secrets.items() if "database-ledger" in given] == ["gate"]
+    assert "cache" not in there and "tokens" not in there and "ray-token" not in there
+    runner = stack.find(f"Deployment/{names.TRAINING}/runner").inputs["spec"]["template"]["spec"]
+    mounted = {each["name"]: each["mountPath"] for each in runner["containers"][0]["volumeMounts"]}
+    files = {each["configMap"]["name"]: mounted[each["name"]] for each in runner["volumes"] if "configMap" in each}
+    assert files == {"step-pods": f"{platform_pod.MOUNTS}/{step_pods.FOLDER}"}
+
+
+def test_without_kubeflow_pipelines_nothing_is_copied_for_it() -> None:
+    stack = recorded()
+    assert not [each for each in stack.of_kind("Secret") if each.metadata["namespace"] == names.PIPELINES]
+    assert not [each for each in stack.of_kind("ConfigMap") if each.metadata["name"] == "step-pods"]
+
+
+def test_feast_lets_in_the_namespaces_of_our_own_pods() -> None:
+    assert set(READERS) == set(platform_pod.NAMESPACES)
 
 
 def test_the_platforms_image_may_be_ones_own() -> None:

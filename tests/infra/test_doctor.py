@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import datetime
-import ipaddress
-import json
-import ssl
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from slipway.environment import Environment
 from slipway.errors import InvalidInput
@@ -28,151 +17,10 @@ from slipway.targets.finding import Finding
 from slipway.targets.kubernetes import doctor, machine_checks
 from slipway.targets.kubernetes.cluster_checks import CHECKS
 from slipway.targets.kubernetes.examined_cluster import ExaminedCluster, Unreachable, open_cluster
-from slipway.targets.kubernetes.requirements import DEFINITIONS, RIGHTS
+from slipway.targets.kubernetes.requirements import DEFINITIONS, RIGHTS, rights_of
 from slipway.targets.local.doctor import Finding as LocalFinding
-
-TOKEN = "a-token-of-the-test"
-CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"
-
-
-class ApiServer:
-    """Answers what a cluster of the given state would; one with room, rights and nothing installed at first."""
-
-    def __init__(self, certificate: tuple[Path, Path]) -> None:
-        self.version = ("1", "35")
-        self.refused: set[str] = set()
-        """Rights that the user lacks, as `create namespaces`."""
-        self.answers: dict[str, Any] = {
-            "/api/v1/nodes": {"items": [node("4", "16Gi")]},
-            "/apis/storage.k8s.io/v1/storageclasses": {"items": [storage_class("standard", default=True)]},
-        }
-        self.changes: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.address = f"https://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def answer(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        if path == "/version":
-            return 200, {"major": self.version[0], "minor": self.version[1]}
-        if path.endswith("/selfsubjectaccessreviews"):
-            asked = body["spec"]["resourceAttributes"]
-            return 201, {"status": {"allowed": f"{asked['verb']} {asked['resource']}" not in self.refused}}
-        if method != "GET":
-            self.changes.append(f"{method} {path}")
-        found = self.answers.get(path)
-        return (200, found) if found is not None else (404, {"kind": "Status", "code": 404})
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"  # one connection for all questions
-            wbufsize = 1 << 16  # and one packet for each answer
-
-            def do_GET(self) -> None:
-                self._reply("GET")
-
-            def do_POST(self) -> None:
-                self._reply("POST")
-
-            def _reply(self, method: str) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(length) or b"{}")
-                if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                    status, answer = 401, {"kind": "Status", "code": 401}
-                else:
-                    status, answer = server.answer(method, self.path, body)
-                data = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        return Handler
-
-
-def node(cpu: str, memory: str, ready: str = "True", **more: str) -> dict[str, Any]:
-    allocatable = {"cpu": cpu, "memory": memory, **more}
-    return {"status": {"allocatable": allocatable, "conditions": [{"type": "Ready", "status": ready}]}}
-
-
-def storage_class(name: str, *, default: bool = False) -> dict[str, Any]:
-    annotations = {"storageclass.kubernetes.io/is-default-class": "true"} if default else {}
-    return {"metadata": {"name": name, "annotations": annotations}}
-
-
-def definition(*served: str, labels: dict[str, str] | None = None, **annotations: str) -> dict[str, Any]:
-    """A custom resource definition; `__` in an annotation's name stands for a slash, `_` for a dot or dash as given."""
-    return {
-        "metadata": {"labels": labels or {}, "annotations": annotations},
-        "spec": {"versions": [{"name": name, "served": True} for name in served]},
-    }
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for loopback that signs itself, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "tls.crt", folder / "tls.key"
-    files[0].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return files
-
-
-@pytest.fixture
-def server(certificate: tuple[Path, Path]) -> Iterator[ApiServer]:
-    server = ApiServer(certificate)
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-def kubeconfig(folder: Path, address: str, certificate: Path | None = None, token: str = TOKEN) -> Path:
-    cluster: dict[str, str] = {"server": address}
-    if certificate:
-        cluster["certificate-authority-data"] = base64.b64encode(certificate.read_bytes()).decode()
-    document = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "main",
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": {"token": token}}],
-        "contexts": [{"name": name, "context": {"cluster": "c", "user": "u"}} for name in ("main", "other")],
-    }
-    file = folder / "kubeconfig"
-    file.write_text(yaml.safe_dump(document))
-    return file
+from tests.infra.api_server import CRDS, ApiServer, definition, kubeconfig, node, storage_class
+from tests.infra.recorded_stack import GPU, recorded
 
 
 def settings(**more: Any) -> KubernetesSettings:
@@ -212,14 +60,23 @@ def test_a_kubernetes_that_is_not_supported_is_refused_by_the_parts_that_are_wan
 
 
 def test_every_missing_right_is_named(cluster: ExaminedCluster, server: ApiServer) -> None:
-    server.refused = {"create namespaces", "escalate clusterroles"}
+    server.refused = {f"{verb} {kind}" for verb in ("create", "delete") for kind in ("namespaces", "configmaps")}
+    server.refused.add("escalate clusterroles")
     (found,) = failures(cluster)
-    assert found.found == "may not create namespaces, escalate clusterroles.rbac.authorization.k8s.io"
+    assert (
+        found.found == "may not create/delete namespaces, configmaps; escalate clusterroles.rbac.authorization.k8s.io"
+    )
     assert "cluster administrator" in found.remedy
 
 
+def test_a_right_that_only_a_disabled_part_needs_is_not_missed(cluster: ExaminedCluster, server: ApiServer) -> None:
+    server.refused = {"create featurestores"}
+    assert [found.found for found in failures(cluster)] == ["may not create featurestores.feast.dev"]
+    assert failures(cluster, parts={"features": {"enabled": False}}) == []
+
+
 def test_no_right_is_asked_for_twice() -> None:
-    assert len({str(right) for right in RIGHTS}) == len(RIGHTS)
+    assert len({right.kind for right in RIGHTS}) == len(RIGHTS)
 
 
 def test_a_definition_of_another_release_is_named_with_its_owner_and_the_switch(
@@ -231,6 +88,9 @@ def test_a_definition_of_another_release_is_named_with_its_owner_and_the_switch(
     (found,) = failures(cluster)
     assert found.found == "there already, of Helm release tools/certs"
     assert found.remedy.startswith("kubernetes.parts.cert_manager.existing = true")
+    (found,) = failures(cluster, parts={"cert_manager": {"existing": True}})
+    assert found.check == "namespace cert-manager"
+    server.answers["/api/v1/namespaces/cert-manager"] = {"metadata": {"name": "cert-manager"}}
     assert failures(cluster, parts={"cert_manager": {"existing": True}}) == []
 
 
@@ -430,6 +290,45 @@ def test_each_provider_needs_its_own_tools_and_a_login(
     assert "kubeconfig" not in failed
 
 
+def plugins(tmp_path: Path, **given: Any) -> list[Finding]:
+    environment = opened(tmp_path, **given)
+    assert environment.settings.kubernetes is not None
+    return list(machine_checks.check_plugins(environment, environment.settings.kubernetes))
+
+
+def test_a_provider_of_pulumi_is_found_fetched_or_missed(
+    tmp_path: Path, no_other_tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PULUMI_HOME", str(tmp_path))
+    version = importlib.metadata.version("pulumi-kubernetes")
+    (found,) = plugins(tmp_path, provider="existing")
+    assert (found.ok, found.found) == (True, "fetched by the first `up`")
+    monkeypatch.setattr(machine_checks, "_answers", lambda host: False)
+    found, cloud = plugins(tmp_path, provider="eks", network={"region": "r"})
+    assert found.found == "not installed, and get.pulumi.com does not answer"
+    assert found.remedy.startswith(f"pulumi plugin install resource kubernetes v{version}")
+    assert cloud.check.startswith("Pulumi's aws")
+    folder = tmp_path / "plugins" / f"resource-kubernetes-v{version}"
+    folder.mkdir(parents=True)
+    (found,) = plugins(tmp_path, provider="existing")
+    assert not found.ok, "a folder alone is a download that did not end"
+    (folder / "pulumi-resource-kubernetes").touch()
+    (found,) = plugins(tmp_path, provider="existing")
+    assert (found.ok, found.found) == (True, "installed")
+
+
+@pytest.mark.parametrize(("version", "kubectl", "kind"), [("1.34", "1.33.0", "0.30.0"), ("1.36", "1.35.0", "0.32.0")])
+def test_tools_must_fit_the_kubernetes_that_is_wanted(
+    tmp_path: Path, no_other_tools: Path, version: str, kubectl: str, kind: str
+) -> None:
+    for name in ("kubectl", "kind"):
+        tool(no_other_tools, name, "v1.35.0" if name == "kubectl" else "v0.32.0")
+    environment = opened(tmp_path, provider="kind", version=version)
+    assert environment.settings.kubernetes is not None
+    found = {item.check for item in machine_checks.check_tools(environment, environment.settings.kubernetes)}
+    assert {f"kubectl {kubectl}", f"kind {kind}"} <= found
+
+
 def test_a_passphrase_that_others_can_read_is_found(tmp_path: Path, no_other_tools: Path) -> None:
     file = tmp_path / "passphrase"
     environment = opened(tmp_path, provider="existing", backend={"passphrase_file": file})
@@ -457,3 +356,56 @@ def test_an_incomplete_mirror_is_named_item_by_item(tmp_path: Path, no_other_too
 
 def test_both_targets_report_alike() -> None:
     assert LocalFinding is Finding
+
+
+def plural(kind: str) -> str:
+    return (
+        f"{kind.lower()[:-1]}ies"
+        if kind.endswith(("cy", "xy"))
+        else f"{kind.lower()}{'es' if kind.endswith('s') else 's'}"
+    )
+
+
+@pytest.mark.parametrize("profile", ["core", "full"])
+def test_the_rights_asked_for_are_those_that_the_program_needs(profile: str) -> None:
+    created = {
+        (found.inputs["apiVersion"].rpartition("/")[0], plural(found.kind))
+        for found in recorded(profile=profile, **GPU).objects()
+    }
+    asked = {(right.group, right.resource) for right in rights_of(settings(profile=profile, **GPU))}
+    assert created <= asked
+    # The rest is read, or comes with charts.
+    of_charts = {"clusterroles", "clusterrolebindings", "customresourcedefinitions"}
+    of_charts |= {"validatingwebhookconfigurations", "mutatingwebhookconfigurations", "apiservices"}
+    of_charts |= {"validatingadmissionpolicies", "validatingadmissionpolicybindings"}
+    rest = {resource for _, resource in asked - created}
+    watched = {"pods", "replicasets", "endpoints", "events"}
+    assert rest <= of_charts | watched | {"nodes", "storageclasses", "rayclusters"}
+
+
+def test_a_login_whose_program_is_missing_is_told_at_once(
+    server: ApiServer, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = kubeconfig(tmp_path, server.address, certificate[0])
+    document = yaml.safe_load(file.read_text())
+    program = {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-login", "interactiveMode": "Never"}
+    document["users"][0]["user"] = {"exec": program}
+    file.write_text(yaml.safe_dump(document))
+    with pytest.raises(InvalidInput, match=r"nobody is logged in by context main: .*no-such-login"):
+        open_cluster(settings(kubeconfig=file), tmp_path / "made")
+
+
+def test_what_may_not_be_read_asks_for_another_context(cluster: ExaminedCluster, server: ApiServer) -> None:
+    server.closed = {"/api/v1/nodes"}
+    with pytest.raises(Unreachable, match="403 Forbidden") as caught:
+        cluster.get("/api/v1/nodes")
+    assert caught.value.hint == "a context of a cluster administrator"
+
+
+def test_a_state_dir_in_which_nothing_can_be_made_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    environment = opened(file, provider="existing")
+    assert environment.settings.kubernetes is not None
+    found = list(machine_checks.check_disk(environment, environment.settings.kubernetes))
+    assert [each.found for each in found if not each.ok] == [f"nothing can be made in {file}"]

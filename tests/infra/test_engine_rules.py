@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 from pulumi.automation import CommandError, CommandResult
+from pulumi.automation.events import EngineEvent
 
-from infra import locks, pulumi_cli
-from infra.backend import open_backend
+from infra import commands, locks, pulumi_cli
+from infra.backend import LOGS_KEPT, may_have, open_backend
 from infra.engine import projects_of
-from infra.failures import explain
-from infra.progress import describe, is_real
+from infra.failures import explain, is_passing, spell
+from infra.progress import Progress, describe, is_real
 from infra.recovery import adopt_unfinished
 from infra.removal import plan_removal
 from slipway.environment import Environment
 from slipway.errors import InvalidInput, Refused, SlipwayError
-from slipway.settings import Settings
+from slipway.settings import ENVIRONMENTS, Settings
 
 STACK = "urn:pulumi:trial::slipway-services::"
 
@@ -47,7 +48,36 @@ def test_the_passphrase_is_made_once_for_the_owner_alone(environment: Environmen
     assert first.folder.stat().st_mode & 0o777 == 0o700
     assert open_backend(environment).passphrase_file.read_text() == text
     assert text not in str(first.variables())
-    assert first.url == f"file://{environment.state.root}/pulumi"
+    assert first.url == f"file://{environment.state.root}/pulumi?metadata=skip"
+
+
+def test_what_a_killed_run_left_beside_the_state_is_taken_away(environment: Environment) -> None:
+    bookkeeping = open_backend(environment).folder / ".pulumi"
+    stacks, held = bookkeeping / "stacks" / "slipway-services", bookkeeping / "locks" / "organization"
+    for folder in (stacks, held):
+        folder.mkdir(parents=True)
+    kept = [stacks / "trial.json", held / "0000.json", held / "1111.json.18c.tmp"]
+    swept = [stacks / "trial.json.attrs", held / "0000.json.attrs", held / "2222.json.18c.tmp"]
+    for file in (*kept, *swept):
+        file.touch()
+    os.utime(swept[-1], (0, 0))
+    open_backend(environment)
+    assert all(file.exists() for file in kept), "of a run that may be alive"
+    assert not any(file.exists() for file in swept)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "used"),
+    [
+        ("file:///srv/state?no_tmp_dir=false", "file:///srv/state?metadata=skip&no_tmp_dir=false"),
+        ("file://~/state", "file://~/state?metadata=skip"),
+        ("s3://bucket/state?region=eu-central-1", "s3://bucket/state?region=eu-central-1"),
+    ],
+)
+def test_a_place_of_the_team_is_used_as_it_is_named(environment: Environment, chosen: str, used: str) -> None:
+    document = environment.settings.model_dump(exclude_unset=True) | {"kubernetes": {"backend": {"url": chosen}}}
+    team = Environment(environment.file, Settings.model_validate(document))
+    assert open_backend(team).url == used
 
 
 def test_a_lost_passphrase_is_never_replaced_by_a_new_one(environment: Environment) -> None:
@@ -86,6 +116,20 @@ def test_a_lock_is_dead_only_when_its_run_was_here_and_is_gone() -> None:
     assert (here.user, here.pid) == ("ada", 4194304)
     assert here.is_dead
     assert not elsewhere.is_dead
+
+
+def test_a_lock_that_stays_is_bad_input_with_the_command_that_takes_it_away() -> None:
+    owner = locks.Owner("ada", "elsewhere", 7, "2026-01-01T00:00:00Z")
+    error = locks.refusal([owner], "prod", "services")
+    assert error.exit_code == 2
+    assert "state of services: is locked by ada@elsewhere, process 7" in str(error)
+    assert "hint: wait until that run has ended" in str(error)
+    assert "python -m infra unlock --env prod --project services" in str(error)
+
+
+def test_an_environment_is_spelled_as_it_is_found(environment: Environment) -> None:
+    assert spell(environment) == str(environment.file)
+    assert spell(Environment(ENVIRONMENTS / "trial.toml", environment.settings)) == "trial"
 
 
 def test_a_process_id_that_another_program_has_now_is_not_the_run() -> None:
@@ -163,6 +207,11 @@ def test_what_outlives_its_removal_is_not_said_to_go(standing: list[dict[str, An
     assert plan_removal(standing, keep_data=False).definitions == []
 
 
+def test_what_was_only_looked_up_is_not_said_to_go(standing: list[dict[str, Any]]) -> None:
+    standing[-1]["external"] = True
+    assert plan_removal(standing, keep_data=False).definitions == []
+
+
 def test_nothing_standing_is_said_in_words() -> None:
     assert plan_removal([], keep_data=False).lines() == ["nothing stands"]
 
@@ -174,6 +223,14 @@ def test_nothing_standing_is_said_in_words() -> None:
         (
             "error: no resource plugin 'pulumi-resource-kubernetes' found in the workspace at version v4.34.2 or on",
             "pulumi plugin install resource kubernetes v4.34.2",
+        ),
+        (
+            # As 3.259 says it without the internet.
+            "warning: error downloading provider: dial tcp: lookup get.pulumi.com: no such host\n"
+            "error: Could not automatically download and install resource plugin 'pulumi-resource-kubernetes' at "
+            "version v4.34.2, install the plugin using `pulumi plugin install resource kubernetes v4.34.2`: error "
+            "downloading provider kubernetes to file: failed all 5 attempts",
+            "pulumi plugin install resource kubernetes v4.34.2 (without the internet: docs/operations.md, Air gap)",
         ),
         (
             'error: namespaces is forbidden: User "ada" cannot create resource "namespaces" in API group ""',
@@ -193,6 +250,35 @@ def test_any_other_failure_repeats_each_of_the_engines_errors_once() -> None:
     assert type(error) is SlipwayError
     assert str(error).count("1 conflict") == 1
     assert "run the same command again" in error.hint
+
+
+@pytest.mark.parametrize("said", ['deployments.apps "a" already exists', "Deployment/a is there already, and not ours"])
+def test_what_stands_outside_the_state_is_a_case_of_the_manual(said: str) -> None:
+    error = explain(CommandError(CommandResult("", "", 1)), [said], stack="trial/services", passphrase_file="p")
+    assert "docs/troubleshooting.md" in error.hint
+
+
+WEBHOOK = 'Internal error occurred: failed calling webhook "webhook.cert-manager.io": connect: connection refused'
+
+
+def test_a_webhook_that_does_not_answer_is_no_cluster_that_is_down() -> None:
+    error = explain(CommandError(CommandResult("", "", 1)), [WEBHOOK], stack="trial/services", passphrase_file="p")
+    assert "webhook.cert-manager.io" in error.hint
+    assert "is the cluster up" not in error.hint
+
+
+def test_a_removal_that_does_not_end_is_a_case_of_the_manual() -> None:
+    said = "Namespace slipway-data: timed out waiting for the condition"
+    error = explain(CommandError(CommandResult("", "", 1)), [said], stack="trial/services", passphrase_file="p")
+    assert "docs/troubleshooting.md" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("errors", "passing"),
+    [([WEBHOOK, "update failed"], True), ([WEBHOOK, "Secret a: quota exceeded"], False), (["update failed"], False)],
+)
+def test_only_what_a_webhook_alone_stopped_passes_by_itself(errors: list[str], passing: bool) -> None:
+    assert is_passing(errors) is passing
 
 
 def test_a_missing_command_line_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -226,7 +312,52 @@ def test_resources_are_called_as_people_call_them() -> None:
     assert not is_real(f"{STACK}kubernetes:helm.sh/v4:Chart::kueue")
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_status_of_what_was_never_stood_up_makes_nothing(
+    environment: Environment, as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulumi_cli, "find_cli", lambda: pytest.fail("it needs no Pulumi"))
+    said: list[str] = []
+    assert commands.status(environment, said.append, as_json=as_json) == 0
+    assert said == (['{\n  "trial/services": {\n    "resources": 0\n  }\n}'] if as_json else ["trial/services: not up"])
+    assert not environment.state.root.exists()
+
+
+def test_a_state_without_its_passphrase_is_no_state_that_was_never_there(environment: Environment) -> None:
+    backend = open_backend(environment)
+    backend.work_folder("services").mkdir()
+    (backend.work_folder("services") / "Pulumi.trial.yaml").write_text("encryptionsalt: v1:x\n")
+    backend.passphrase_file.unlink()
+    assert may_have(environment, "services")
+
+
+def test_pulumis_own_logs_are_bounded_unless_the_user_says_how_far(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = "PULUMI_LOG_ROTATION_MAX_TOTAL_MB"
+    monkeypatch.delenv(variable, raising=False)
+    assert open_backend(environment).variables()[variable] == str(LOGS_KEPT)
+    monkeypatch.setenv(variable, "1000")
+    assert open_backend(environment).variables()[variable] == "1000"
+
+
 def test_an_existing_cluster_has_no_project_that_makes_it(environment: Environment) -> None:
     assert projects_of(environment.settings) == ("services",)
     with pytest.raises(Refused, match="slipway up"):
         projects_of(Settings(name="local"))
+
+
+@pytest.mark.parametrize(("planned", "noted"), [(False, [f"{STACK}kubernetes:core/v1:Secret::x-a"]), (True, [])])
+def test_what_a_provider_that_died_was_to_make_is_noted_but_not_of_a_preview(planned: bool, noted: list[str]) -> None:
+    secret = resource("kubernetes:core/v1:Secret", "x-a", inputs=metadata("a", "ns"), parent="", provider="p")
+    failed = {"op": "create", "urn": secret["urn"], "type": secret["type"], "provider": "p", "new": secret}
+    said = {
+        "urn": secret["urn"],
+        "severity": "error",
+        "message": "rpc error: code = Unavailable desc = EOF",
+        "color": "",
+    }
+    progress = Progress(lambda _: None, planned=planned)
+    for told in ({"resOpFailedEvent": {"metadata": failed, "status": 0, "steps": 1}}, {"diagnosticEvent": said}):
+        progress(EngineEvent.from_json({"sequence": 1, "timestamp": 1, **told}))
+    assert [each.urn for each in progress.unanswered] == noted

@@ -15,6 +15,7 @@ import pytest
 import respx
 from typer.testing import CliRunner
 
+from infra.components.kubeflow_pipelines import OVERLAY
 from infra.versions import load_versions
 from slipway.cli import app
 from slipway.errors import InvalidInput, InvalidSettings
@@ -278,6 +279,22 @@ def test_a_manifest_that_differs_is_refused_and_the_old_one_stays(
     (failure,) = fill(tmp_path, [known(tmp_path, MANIFEST)], downloads)
     assert isinstance(failure.error, DigestDiffers)
     assert file.read_bytes() == b"damaged"
+
+
+def test_a_base_is_built_with_our_overlay_on_top(
+    tmp_path: Path, downloads: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mirror that kept the base alone would bring its shipped passwords back."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, code in (("git", ""), ("kubectl", 'grep -h -A9 "^resources" "$2/kustomization.yaml"')):
+        (tools / name).write_text(f"#!/bin/sh\n{code}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    pin = next(pin for pin in read_pins() if pin.name == "kubeflow_pipelines")
+    assert (Path(pin.build), pin.overlay) == (FILE.with_name("components") / OVERLAY, OVERLAY)
+    assert fill(tmp_path / "mirror", [pin], downloads) == []
+    assert pin.source in (tmp_path / "mirror" / pin.file).read_text()
 
 
 def test_a_way_out_of_https_is_not_followed(tmp_path: Path, router: respx.MockRouter, downloads: Downloads) -> None:

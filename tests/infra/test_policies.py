@@ -17,7 +17,7 @@ from pulumi_policy.proxy import UNKNOWN_STRING_VALUE, unknown_checking_proxy
 from infra.policies import pack, pulumi_pack
 from infra.policies.exceptions import FILE, PolicyException, load_exceptions
 from infra.policies.objects import UNKNOWN, KubeObject, plain, read_resource
-from infra.policies.pod_rules import parse_quantity
+from infra.quantity import parse_quantity
 from slipway.errors import InvalidSettings
 
 Body = dict[str, Any]
@@ -309,6 +309,7 @@ BAD: dict[str, list[Body]] = {
         config_map(**{"server.ini": "[auth]\nadmin_password = hunter2\n"}),
         config_map(**{"server.yaml": "store:\n  secretKey: hunter2\n"}),
         config_map(**{"key.pem": "-----BEGIN RSA PRIVATE KEY-----\n"}),
+        config_map(**{"server.json": '{"store": {"bucket": "x", "secretKey": "hunter2"}}'}),
         config_map(password="hunter2"),
         changed(inference_service, "spec.predictor.containers.0.env", [{"name": "API_TOKEN", "value": "hunter2"}]),
     ],
@@ -321,6 +322,12 @@ BAD: dict[str, list[Body]] = {
         changed(allowance, "spec.ingress", [{}]),
         changed(allowance, "spec.ingress", [{"ports": [{"port": 80}]}]),
         changed(allowance, "spec.egress", [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]),
+        changed(allowance, "spec.egress", [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"port": 443}]}]),
+        changed(
+            allowance,
+            "spec.egress",
+            [{"to": [{"ipBlock": {"cidr": "169.0.0.0/8", "except": ["169.254.1.0/24"]}}], "ports": [{"port": 80}]}],
+        ),
     ],
     "service_is_internal": [
         changed(service, "spec.type", "LoadBalancer"),
@@ -400,9 +407,14 @@ def test_only_the_broken_direction_is_missed() -> None:
     assert "denies egress by default" in finding.message
 
 
-def test_a_default_deny_that_allows_something_denies_nothing() -> None:
-    opened = changed(default_deny, "spec.egress", [{"to": [{"podSelector": {}}]}])
-    assert [finding.rule for finding in judge(namespace(), opened).findings] == ["namespace_denies_by_default"]
+def test_a_policy_of_every_pod_denies_what_it_does_not_name() -> None:
+    named = changed(default_deny, "spec.egress", [{"to": [{"podSelector": {}}]}])
+    assert judge(namespace(), named).findings == ()
+
+
+def test_a_policy_of_every_pod_that_names_nobody_is_found() -> None:
+    opened = changed(default_deny, "spec.egress", [{}])
+    assert [finding.rule for finding in judge(namespace(), opened).findings] == ["network_policy_is_narrow"]
 
 
 def test_a_ray_head_has_a_token_only_when_it_scales_its_cluster() -> None:
@@ -461,10 +473,20 @@ def test_a_generated_password_is_taken() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("500m", 0.5), ("2", 2), ("1.5", 1.5), ("128Mi", 2**27), ("2Gi", 2**31), ("1e3", 1000), ("1k", 1e3)],
-)
+    [
+        ("500m", 0.5), ("2", 2), (2, 2), ("1.5", 1.5), (".5", 0.5), ("128Mi", 2**27), ("2Gi", 2**31),
+        ("1.5Gi", 3 * 2**29), ("1e3", 1000), ("1E3", 1000), ("5e-1", 0.5), ("1k", 1000), ("1E", 10**18), ("1Ei", 2**60),
+        ("500000u", 0.5),
+    ],
+)  # fmt: skip
 def test_a_quantity_is_read_as_kubernetes_reads_it(text: str, value: float) -> None:
-    assert parse_quantity(text) == pytest.approx(value)
+    assert parse_quantity(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1KiB", "one", "1 Gi", "Gi", "1.2.3", None])
+def test_what_is_no_quantity_is_said(text: Any) -> None:
+    with pytest.raises(ValueError, match="is no quantity"):
+        parse_quantity(text)
 
 
 def _exception(**changes: Any) -> PolicyException:

@@ -13,19 +13,22 @@ from infra.components.pods import Requests
 from infra.policies import pack
 from infra.policies.exceptions import load_exceptions
 from infra.policies.objects import KubeObject, mapping
-from infra.policies.pods import TEMPLATES
+from infra.policies.objects import texts as texts_of
+from infra.policies.pods import TEMPLATES, pods_of
 from infra.recording import Recording
-from tests.infra.recorded_stack import CLOUDS, GPU, GPU_POOL, fill_mirror, recorded
+from infra.versions import load_versions
+from tests.infra.recorded_stack import CLOUDS, GPU, GPU_POOL, fill_mirror, managed_by, recorded
 
 EXCEPTIONS = load_exceptions(pack.rule_names())
-MANAGED = {"managed": {"database": True, "object_store": True, "cache": True, "secrets": True}}
+ELSEWHERE = ("kind_node", "cluster_autoscaler", "ray")
+"""Images of the cluster's own project, and what an image of one's own is built from."""
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "kind": {"provider": "kind"},
     "existing-core": {"provider": "existing"},
     "existing-full": {"provider": "existing", "profile": "full"},
     "existing-gpu": {"provider": "existing", **GPU},
     **{f"{name}-full": {**settings, **GPU_POOL, **GPU, "profile": "full"} for name, settings in CLOUDS.items()},
-    **{f"{name}-managed": {**settings, **MANAGED} for name, settings in CLOUDS.items()},
+    **{f"{name}-managed": {**settings, **managed_by(name)} for name, settings in CLOUDS.items()},
 }
 
 
@@ -102,3 +105,32 @@ def test_what_a_chart_brings_is_hardened_until_it_keeps_to_the_rules() -> None:
     broken = {finding.rule for finding in pack.judge([KubeObject(worst)], ()).findings}
     assert {"pod_security_restricted", "no_host_access", "read_only_root", "requests_and_limits"} <= broken
     assert {finding.rule for finding in pack.judge([hardened], ()).findings} == {"image_by_digest"}
+
+
+def test_every_pinned_image_is_run_by_somebody(mirror: Path) -> None:
+    """Ours by an object or a chart's values; a chart's own by a chart or manifest that is deployed."""
+    versions, run, texts = load_versions(mirror=mirror), set[str](), set[str]()
+    for name in ENVIRONMENTS:
+        for each in stack_of(name, mirror).resources:
+            texts |= {text for _, text in texts_of(each.inputs)}
+            if each.type.endswith((":HelmChart", ":Manifest")):
+                kind = "charts" if each.type.endswith(":HelmChart") else "manifests"
+                run.add(f"{kind}.{each.inputs['pin']}")
+    known = {"charts.metrics_server"}  # by a setting that no environment here has
+    for name, pin in versions.images.items():
+        if pin.brought_by:
+            assert pin.brought_by in run | known, name
+        elif not name.startswith(ELSEWHERE):
+            # An object names the address; a chart's values name the repository, or parts of it.
+            _, _, repository = pin.reference.partition("/")
+            assert texts & {pin.address(), pin.reference, repository, repository.rpartition("/")[2]}, (
+                f"images.{name}: nothing runs it"
+            )
+
+
+def test_every_image_of_the_program_is_a_pin(mirror: Path) -> None:
+    addresses = {pin.address() for pin in load_versions(mirror=mirror).images.values()}
+    for name in ENVIRONMENTS:
+        for thing in objects_of(stack_of(name, mirror)):
+            for pod in pods_of(thing):
+                assert {str(each.body["image"]) for each in pod.containers()} <= addresses, thing.where

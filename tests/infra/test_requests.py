@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from recorded_stack import recorded
+import pytest
 
 from infra.requests import Amount, render_markdown, tabulate
+from slipway.kubernetes_settings import PROFILES, Profile
 from slipway.settings import REPOSITORY
+from slipway.targets.kubernetes.machine_checks import DISK
+from slipway.targets.kubernetes.requirements import ROOM
+from tests.infra.recorded_stack import recorded
 
 GIB = 2**30
 
@@ -23,7 +27,7 @@ def test_a_part_counts_its_workloads_its_charts_and_what_operators_make() -> Non
     assert table.standing["database"] == Amount(220, (2 * 256 + 128) * 2**20, 40 * GIB)
     # Two servers of 100m and 512 MiB.
     assert table.standing["registry"] == Amount(200, GIB, 0)
-    assert table.standing["monitoring"].disk == 22 * GIB
+    assert table.standing["monitoring"].disk == 20 * GIB
 
 
 def test_a_part_that_is_switched_off_requests_nothing() -> None:
@@ -38,3 +42,13 @@ def test_a_larger_volume_is_counted() -> None:
 def test_the_page_of_requests_is_current() -> None:
     page = (REPOSITORY / "docs" / "requests.md").read_text()
     assert page == render_markdown(), "python -m infra.requests > docs/requests.md"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_doctor_asks_for_the_room_that_the_program_requests(profile: Profile) -> None:
+    """What stands, and a training run, rounded up: no less would do, and hardly more is asked for."""
+    table = tabulate(recorded(profile=profile))
+    needed = table.total + table.jobs["pipeline-run"] + table.jobs["training on Ray"]
+    for asked, wanted in zip(ROOM[profile], (needed.cpu / 1000, needed.memory / 2**30), strict=True):
+        assert wanted <= asked < wanted * 1.3 + 1
+    assert needed.disk / 2**30 + 20 <= DISK[profile] < (needed.disk / 2**30 + 20) * 1.3

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.versions import DIGESTS, FLOORS, ImagePin, load_versions
+from infra.versions import DIGESTS, FLOORS, ImagePin, Versions, load_versions
 from slipway.errors import InvalidSettings, Unknown
+from tests.infra.recorded_stack import fill_mirror
 
 CHART = """
 [charts.{key}]
@@ -105,12 +106,68 @@ def test_a_mirror_fills_in_digests_and_replaces_none(tmp_path: Path) -> None:
     versions = load_versions(file, mirror=tmp_path)
     assert versions.chart("some").digest == found
     assert versions.image("other").digest == reviewed
-    assert versions.without_digest() == ["manifests.third"]
+    assert versions.manifest("third").digest == ""
 
 
 def test_an_unknown_pin_names_those_that_exist() -> None:
     with pytest.raises(Unknown, match="mlflow"):
         load_versions().image("mlfow")
+
+
+MIRROR = "registry.example.com/mirror"
+
+
+@pytest.fixture
+def reviewed(tmp_path: Path) -> Versions:
+    """The pins as after a mirror was pulled: each image with a digest."""
+    return load_versions(mirror=fill_mirror(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "ours", "mirrored"),
+    [
+        # As Kubeflow Pipelines, Argo and KServe are told of them: a variable, an argument, JSON; and YAML.
+        ("ghcr.io/kubeflow/kfp-driver:2.17.0", "ghcr.io/kubeflow/kfp-driver:2.17.0@D",
+         "M/kubeflow/kfp-driver:2.17.0@D"),
+        ("--executor-image=quay.io/argoproj/argoexec:v4.0.5", "--executor-image=quay.io/argoproj/argoexec:v4.0.5@D",
+         "--executor-image=M/argoproj/argoexec:v4.0.5@D"),
+        ('"image" : "kserve/kserve-controller:v0.20.0",', '"image" : "docker.io/kserve/kserve-controller:v0.20.0@D",',
+         '"image" : "M/kserve/kserve-controller:v0.20.0@D",'),
+        ("a: alpine:3.23.5\nb: docker.io/library/mysql:8.4.11\n",
+         "a: docker.io/library/alpine:3.23.5@D\nb: docker.io/library/mysql:8.4.11@D\n",
+         "a: M/library/alpine:3.23.5@D\nb: M/library/mysql:8.4.11@D\n"),
+    ],
+)  # fmt: skip
+def test_images_within_a_text_are_named_like_a_pods(reviewed: Versions, text: str, ours: str, mirrored: str) -> None:
+    digest = f"sha256:{'0' * 64}"
+    ours, mirrored = (each.replace("@D", f"@{digest}").replace("M/", f"{MIRROR}/") for each in (ours, mirrored))
+    assert reviewed.pinned_in(text) == ours
+    assert reviewed.pinned_in(text, MIRROR) == mirrored
+    assert reviewed.pinned_in(ours) == ours, "once is enough"
+    assert reviewed.pinned_in(mirrored, MIRROR) == mirrored, "once is enough"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "quay.io/argoproj/argoexec",
+        "quay.io/argoproj/argoexec:v4.0.50",
+        "quay.io/argoproj/argoexec:v4.0.5-rc1",
+        "mirror.example.com/quay.io/argoproj/argoexec:v4.0.5",
+        "https://quay.io/argoproj/argoexec:v4.0.5",
+        "other/kserve/kserve-controller:v0.20.0",
+        "object-store.slipway-data.svc.cluster.local:8333",
+        "quay.io/somebody/else:v1.2.3",
+        "",
+    ],
+)
+def test_a_text_that_names_no_pinned_image_stays(reviewed: Versions, text: str) -> None:
+    assert reviewed.pinned_in(text, MIRROR) == text
+
+
+def test_an_image_that_our_values_took_from_the_mirror_is_not_taken_from_it_twice(reviewed: Versions) -> None:
+    once = reviewed.image("envoy_gateway").address(MIRROR)
+    assert reviewed.pinned(once, MIRROR) == once
 
 
 def test_an_image_is_named_by_tag_and_digest_below_the_mirror() -> None:

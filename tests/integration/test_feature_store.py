@@ -1,4 +1,4 @@
-"""The real store: Feast with its SQL registry, the guarded online store and the offline files."""
+"""The real store: Feast with its SQL registry, both guarded online stores (SQLite, Valkey) and the offline files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import redis
 
 from feature_repo.flights.publications import compute
 from feature_repo.flights.services import SERVICES
 from feature_repo.flights.views import ORIGIN_TRAFFIC, TICK, WEATHER
+from feature_repo.store import ONLINE
 from pipelines.flight_delay.events import ASKED_AHEAD
 from pipelines.flight_delay.leaks import join_frames
 from pipelines.flight_delay.source import read_flights, read_weather
+from slipway import pod
 from slipway.environment import Environment, open_environment
+from slipway.errors import NotReady
+from tests.integration.valkey_server import connect, valkey_server
+from tests.s3_server import S3Server, credentials, s3_server
 
 pytestmark = [
     pytest.mark.integration,
@@ -29,17 +35,37 @@ START = pd.Timestamp("2013-01-07", tz="UTC")
 END = START + pd.Timedelta(days=2)
 
 
-def _environment(folder: Path) -> Environment:
-    file = folder / "environment.toml"
-    file.write_text(f'name = "test"\nstate_dir = "{folder / "state"}"\n')
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with valkey_server(tmp_path_factory.mktemp("valkey")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def objects() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["machine", "pod"])
+def environment(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Environment]:
+    """A machine of one's own has SQLite and files; a pod has Valkey and an object store."""
+    file = tmp_path / "environment.toml"
+    file.write_text(f'name = "test"\nstate_dir = "{tmp_path / "state"}"\n')
+    if request.param == "pod":
+        address = request.getfixturevalue("valkey")
+        for name, text in ({ONLINE: address} | credentials(request.getfixturevalue("objects"))).items():
+            secret = tmp_path / "secrets" / name
+            secret.parent.mkdir(parents=True, exist_ok=True)
+            secret.write_text(text)
+        monkeypatch.setenv(pod.SECRETS, str(tmp_path / "secrets"))
+        with connect(address) as client:
+            client.flushall()
     environment = open_environment(str(file))
     environment.state.prepare()
-    return environment
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> Environment:
-    return _environment(tmp_path)
+    yield environment
 
 
 @pytest.fixture
@@ -111,8 +137,9 @@ def test_offline_and_online_features_are_equal_for_a_thousand_flights(
     pd.testing.assert_frame_equal(in_memory[online.columns], online, check_exact=True)
 
 
+@pytest.mark.parametrize("environment", ["machine"], indirect=True)  # Feast's own join knows no object store
 def test_the_asof_join_answers_as_feast_s_own_join_does(
-    environment: Environment, store: Any, frames: dict[str, pd.DataFrame]
+    environment: Environment, store: Any, frames: dict[str, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from feast import FeatureStore
 
@@ -128,6 +155,7 @@ def test_the_asof_join_answers_as_feast_s_own_join_does(
     rows = rows.reset_index(drop=True)
     stranger = rows.iloc[[0]].assign(dest="ZZZ", event_timestamp=START - pd.Timedelta(days=1))
     rows = pd.concat([rows, stranger], ignore_index=True)  # nothing was known of it: it stays, with nulls
+    monkeypatch.chdir(environment.state.features)  # where it looks for files without a folder
     stock = FeatureStore(config=store_config(environment, offline="duckdb"))
     keys = ["carrier", "flight", "origin", "dest", "event_timestamp"]
     theirs = stock.get_historical_features(
@@ -187,9 +215,19 @@ def test_the_guard_outlives_a_new_apply(environment: Environment, store: Any) ->
     from feature_repo.publishing import OnlinePublisher
 
     OnlinePublisher(store, "weather").write(_weather(NOON, 50.0), as_of=NOON)
-    store.apply(feast_objects(environment.state.features / "offline"))
+    store.apply(feast_objects())
     assert OnlinePublisher(store, "weather").write(_weather(NOON - HOUR, 20.0), as_of=NOON).late == 1
     assert _temp(store) == 50.0
+
+
+def _temps(environment: Environment, kind: str) -> list[float]:
+    """What the files of one kind hold."""
+    from feature_repo.parquet import open_files
+
+    temps: list[float] = (
+        open_files(environment.state.history / kind / "weather", "*.parquet").to_table()["temp"].to_pylist()
+    )
+    return temps
 
 
 def test_rows_of_the_future_are_put_aside_and_counted(environment: Environment, store: Any) -> None:
@@ -199,10 +237,8 @@ def test_rows_of_the_future_are_put_aside_and_counted(environment: Environment, 
     outcome = publish(environment, store, "weather", rows, as_of=NOON)
     assert (outcome.rows, outcome.late, outcome.quarantined) == (2, 0, 1)
     assert _temp(store) == 50.0
-    aside = pd.concat(pd.read_parquet(f) for f in (environment.state.features / "quarantine" / "weather").glob("*"))
-    assert aside["temp"].tolist() == [99.0]
-    kept = pd.concat(pd.read_parquet(f) for f in (environment.state.features / "offline" / "weather").glob("*"))
-    assert kept["temp"].tolist() == [50.0]
+    assert _temps(environment, "quarantine") == [99.0]
+    assert _temps(environment, "offline") == [50.0]
 
 
 def test_publishing_twice_changes_nothing(environment: Environment, store: Any) -> None:
@@ -210,8 +246,7 @@ def test_publishing_twice_changes_nothing(environment: Environment, store: Any) 
 
     for _ in range(2):
         assert publish(environment, store, "weather", _weather(NOON, 50.0), as_of=NOON).late == 0
-    files = sorted((environment.state.features / "offline" / "weather").glob("2*.parquet"))
-    assert len(files) == 1
+    assert len(list((environment.state.history / "offline" / "weather").iterdir())) == 1
 
 
 def _write_upwards(folder: str, origin: str, offset: int) -> None:
@@ -225,10 +260,7 @@ def _write_upwards(folder: str, origin: str, offset: int) -> None:
         publisher.write(_weather(moment, float(2 * step + offset), origin), as_of=moment)
 
 
-def test_of_two_writers_at_once_the_newest_event_wins(tmp_path: Path) -> None:
-    from feature_repo.store import open_store
-
-    store = open_store(_environment(tmp_path))
+def test_of_two_writers_at_once_the_newest_event_wins(tmp_path: Path, environment: Environment, store: Any) -> None:
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_write_upwards, args=(str(tmp_path), "EWR", offset)) for offset in (0, 1)]
     for writer in writers:
@@ -258,3 +290,36 @@ def test_an_unknown_view_or_a_row_without_time_zone_is_refused(environment: Envi
     with pytest.raises(InvalidInput) as raised:
         publish(environment, store, "origin_traffic", _weather(NOON, 1.0), as_of=NOON)
     assert len(raised.value.problems) == len(ORIGIN_TRAFFIC.columns)
+
+
+@pytest.mark.parametrize("environment", ["pod"], indirect=True)
+def test_a_store_that_is_away_is_an_error_within_its_time_limit(
+    environment: Environment, store: Any, tmp_path: Path
+) -> None:
+    from feature_repo.lookup import FeatureLookup
+    from feature_repo.store import open_store
+
+    (tmp_path / "secrets" / ONLINE).write_text("127.0.0.1:1,password=x")
+    lookup = FeatureLookup(environment, SERVICE, store=open_store(environment))
+    row = pd.DataFrame({"carrier": ["UA"], "flight": [1], "origin": ["JFK"], "dest": ["ORD"]})
+    with pytest.raises(redis.RedisError):
+        lookup.read(row, as_of=NOON)
+
+
+@pytest.mark.parametrize("environment", ["pod"], indirect=True)
+def test_a_pod_that_is_given_no_online_store_joins_and_says_what_it_cannot(
+    environment: Environment, tmp_path: Path
+) -> None:
+    from feature_repo import history
+    from feature_repo.lookup import FeatureLookup
+    from feature_repo.publishing import publish_offline
+    from feature_repo.store import open_store
+
+    (tmp_path / "secrets" / ONLINE).unlink()
+    store = open_store(environment)
+    publish_offline(environment, "weather", _weather(NOON, 40.0), as_of=NOON)
+    row = pd.DataFrame({"carrier": ["UA"], "flight": [1], "origin": ["JFK"], "dest": ["ORD"]})
+    asked = row.assign(event_timestamp=pd.Series([pd.Timestamp(NOON)], dtype="datetime64[us, UTC]"))
+    assert history.join(environment, SERVICE, asked, store=store)["weather__temp"].tolist() == [40.0]
+    with pytest.raises(NotReady, match="told no online store"):
+        FeatureLookup(environment, SERVICE, store=store)

@@ -10,14 +10,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from monitoring.champion import read_champion
+from monitoring.examination import Examiner
+from monitoring.finding import Finding
+from monitoring.reports import measure
+from monitoring.windows import Window
+from slipway.contract import Retention
 from slipway.environment import Environment
-from slipway.ledger import alarms, events, monitors, open_ledger, progress
+from slipway.ledger import alarms, events, monitors, open_ledger, progress, releases
 from slipway.ledger.schema import MonitorRow
 from slipway.settings import REPOSITORY
 from slipway.unix_sockets import client
@@ -158,6 +166,26 @@ def test_a_span_that_a_person_names_is_shown_and_never_stored(environment: Envir
     (finding,) = json.loads(done.stdout)
     assert (finding["verdict"], finding["stored"]) == ("bad", False)
     assert len(stored(environment)) == before
+
+
+@pytest.mark.filterwarnings("ignore")  # what Evidently imports warns
+def test_a_report_is_kept_as_long_as_the_contract_says_and_its_finding_for_ever(environment: Environment) -> None:
+    from evidently.metrics import RowCount
+
+    with open_ledger(environment).read() as session:
+        release = releases.read(session, MODEL)
+        assert release is not None
+        champion = read_champion(session, environment, release)
+    kept = Retention(reports=timedelta(days=8))
+    champion = replace(champion, contract=champion.contract.model_copy(update={"retention": kept}))
+    run, _ = measure([RowCount()], pd.DataFrame({"distance": [1.0]}), None, numerical=["distance"])
+    window = Window(END + timedelta(days=2), END + timedelta(days=9))
+    before, ledger = stored(environment), open_ledger(environment)
+    assert any(row.report for row in before)
+    row = Examiner(environment, ledger).keep(champion, "quality", window, Finding("good", "", run=run), window.end)
+    assert [file.stem for file in environment.state.reports.glob("*/snapshots/*.json")] == [row.report]
+    after = {each.id: each.report for each in stored(environment)}
+    assert after == {each.id: "" for each in before} | {row.id: row.report}
 
 
 @pytest.mark.parametrize(

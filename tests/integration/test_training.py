@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pandas as pd
 import pytest
 
 from pipelines.flight_delay.replay.publisher import Publisher
@@ -128,9 +127,6 @@ def test_the_version_is_a_verified_bundle_with_everything_that_made_it(environme
     with open_ledger(environment).read() as session:
         row = versions.read(session, MODEL, 1)
         assert (row.state, row.digest, row.gate) == ("candidate", manifest.content_digest, manifest.gate)
-    reference = pd.read_parquet(environment.state.pipelines / "references" / MODEL / "1.parquet")
-    assert len(reference) == 5000
-    assert {"in_carrier", "ft_weather__temp", "prediction"} <= set(reference.columns)
 
 
 def test_the_registry_shows_parameters_metrics_and_hashes_only_to_who_has_the_token(environment: Environment) -> None:
@@ -199,5 +195,5 @@ def test_a_killed_runner_is_restarted_and_its_run_goes_on_to_one_version(
     assert run.attempts == 2
     assert run.outcome["steps"][0]["reused"], "the finished steps are taken from the cache"
     assert len(Registry(environment).list_versions(MODEL)) == before + 1
-    lines = (environment.state.pipelines / "runs" / str(number) / "progress.jsonl").read_text().splitlines()
+    lines = (environment.state.pipelines / "runs" / f"{number}-2" / "progress.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines if json.loads(line)["state"] == "begun"][-1] == "register"

@@ -13,6 +13,7 @@ from slipway.collector import Collection
 from slipway.contract import Contract, load_contract
 from slipway.environment import Environment
 from slipway.inference_log import row_schema
+from slipway.pod import Pod
 from slipway.settings import Settings
 from slipway.spool import Spool
 
@@ -25,8 +26,8 @@ def contract() -> Contract:
     return load_contract(MODEL)
 
 
-def make_environment(root: Path) -> Environment:
-    environment = Environment(root / "environment.toml", Settings(name="test", state_dir=root / "state"))
+def make_environment(root: Path, pod: Pod | None = None) -> Environment:
+    environment = Environment(root / "environment.toml", Settings(name="test", state_dir=root / "state"), pod)
     environment.state.prepare()
     return environment
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from slipway.cli import operator
 from slipway.environment import Environment
 from slipway.settings import REPOSITORY, GatewaySettings, Settings
 from slipway.settings_reference import list_keys
@@ -34,6 +36,53 @@ def test_config_check_of_good_files_exits_0() -> None:
     files = sorted((REPOSITORY / "platform" / "environments").glob("*.toml"))
     result = slipway("config", "check", *map(str, files))
     assert (result.returncode, result.stdout.count(": good")) == (0, len(files))
+
+
+def test_what_lies_in_a_cluster_is_asked_for_there_and_never_in_an_empty_folder_here(tmp_path: Path) -> None:
+    file = tmp_path / "far.toml"
+    file.write_text(f'name = "far"\ntarget = "kubernetes"\nstate_dir = "{tmp_path / "state"}"\n[kubernetes]\n')
+    result = slipway("--env", str(file), "rollback", "flight_delay", "--reason", "worse than before")
+    assert result.returncode == 2
+    assert "far: its ledger and data are in the cluster, not here" in result.stderr
+    assert "kubectl -n slipway-system exec deploy/controller -- env USER=" in result.stderr
+    assert " python -m slipway rollback flight_delay --reason 'worse than before'\n" in result.stderr
+    for command in (["model", "list"], ["train", "flight_delay"], ["backup", str(tmp_path / "archive")]):
+        assert slipway("--env", str(file), *command).returncode == 2, command
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["up", "--retain"], "--retain: on Kubernetes what was made stays anyway"),
+        (["down", "--delete-data", "--keep-data"], "say the opposite of one another"),
+    ],
+)
+def test_an_option_that_cannot_be_kept_is_refused(tmp_path: Path, command: list[str], said: str) -> None:
+    file = tmp_path / "far.toml"
+    file.write_text(f'name = "far"\ntarget = "kubernetes"\nstate_dir = "{tmp_path / "state"}"\n[kubernetes]\n')
+    result = slipway("--env", str(file), *command)
+    assert result.returncode == 2
+    assert said in result.stderr
+
+
+def test_whoever_has_no_account_is_named_by_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert operator.name_operator() == f"uid {os.getuid()}"
+    monkeypatch.setenv("USER", "ada")
+    assert operator.name_operator() == "ada"
+
+
+def test_what_the_system_refuses_is_told_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = slipway("mirror", "plan", str(tmp_path / "file"))
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"{tmp_path}/file/images/index.json: Not a directory\n"
+        f"hint: whose is it, and has its disk room? ls -ld {tmp_path}/file/images/index.json\n"
+    )
 
 
 def test_config_show_prints_every_key() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,8 +15,11 @@ from slipway.targets.kubernetes import names, routes
 MODEL = "flight_delay"
 
 
-def _describe(traffic: Traffic) -> dict[str, Any]:
-    return routes.describe(MODEL, traffic, domain="example.com", environment="test")
+BEGUN = routes.Count(0, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def _describe(traffic: Traffic, count: routes.Count = BEGUN) -> dict[str, Any]:
+    return routes.describe(MODEL, traffic, domain="example.com", environment="test", count=count)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +38,25 @@ def test_what_is_written_is_read_back(traffic: Traffic) -> None:
 
 def test_shares_are_those_of_the_weights_whoever_set_them() -> None:
     live = _describe(Traffic(champion=2, challenger=3, percent=10))
-    first, second = live["spec"]["rules"][0]["backendRefs"]
+    first, second = live["spec"]["rules"][BEGUN.place]["backendRefs"]
     first["weight"], second["weight"] = 1, 3
     assert routes.read(live) == Traffic(champion=2, challenger=3, percent=75)
+
+
+def test_counters_stay_while_champion_and_challenger_do() -> None:
+    live = _describe(Traffic(champion=2, challenger=3, percent=10))
+    assert routes.next_count(live, Traffic(champion=2, challenger=3, percent=50, previous=1)) == BEGUN
+
+
+def test_counters_begin_anew_at_another_place_with_every_other_pair() -> None:
+    live, places = _describe(Traffic(champion=1)), [0]
+    for number in range(2, 7):
+        count = routes.next_count(live, Traffic(champion=number))
+        assert count.since > BEGUN.since
+        live = _describe(Traffic(champion=number), count)
+        assert live["spec"]["rules"][count.place]["name"] == routes.PREDICT
+        places.append(count.place)
+    assert places == [0, 1, 2, 3, 0, 1]
 
 
 def test_a_route_that_is_not_ours_says_nothing() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from slipway.environment import Environment
 from slipway.errors import InvalidInput, SlipwayError, Unknown
 from slipway.label_file import read_labels
 from slipway.labels import Label, LabelStore, judged_at
+from slipway.pod import Pod
 from slipway.settings import Settings
 
 MODEL = "flight_delay"
@@ -24,16 +27,29 @@ ID = "flight-0001"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LabelStore:
-    environment = Environment(tmp_path / "environment.toml", Settings(name="test", state_dir=tmp_path / "state"))
+def store(tmp_path: Path, place: Pod | None) -> Iterator[LabelStore]:
+    settings = Settings(name="test", state_dir=tmp_path / "state")
+    environment = Environment(tmp_path / "environment.toml", settings, place)
     environment.state.prepare()
     store = LabelStore(environment)
     store.register(MODEL, [(ID, ASKED, DEPARTURE)])
-    return store
+    yield store
+    store.close()
 
 
 def label(value: int = 1, known_at: datetime = LANDED, *, id_: str = ID, correction: bool = False) -> Label:
     return Label(MODEL, id_, value, known_at, correction)
+
+
+def test_of_many_that_label_one_prediction_at_once_one_is_believed(store: LabelStore) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(
+            threads.map(
+                lambda n: store.add([label(known_at=LANDED + timedelta(minutes=n))], as_of=NOW, source="api"), range(8)
+            )
+        )
+    assert sorted(outcome.accepted for outcome in outcomes) == [0] * 7 + [1]
+    assert values(store) == {ID: 1}
 
 
 def values(store: LabelStore, known_by: datetime = NOW) -> dict[str, int]:
@@ -160,6 +176,7 @@ def test_a_thousand_labels_take_less_than_a_tenth_of_a_second(store: LabelStore)
     assert min(spent) < 0.1
 
 
+@pytest.mark.parametrize("place", [None], ids=["sqlite"])
 def test_a_full_disk_is_said_clearly_and_leaves_nothing(store: LabelStore) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))

@@ -26,13 +26,22 @@ REGISTERED = {
     "gate": {"verdict": "passed", "reasons": [], "value": 0.7},
 }
 
-# Plays the lines that stand beside it, as the graph's steps would write them, then ends as told.
+# Plays the lines that stand beside it, as the graph's steps would write them, then ends as told. What is `late` is said
+# where the attempt before it had to.
 _GRAPH = """
 import json, os, pathlib, signal, sys, time
 play = json.loads(pathlib.Path(sys.argv[1]).read_text())
 attempts = pathlib.Path(sys.argv[1]).with_suffix(".attempts")
 attempts.write_text(str(int(attempts.read_text()) + 1 if attempts.exists() else 1))
 scene = play[min(int(attempts.read_text()), len(play)) - 1]
+told = attempts.with_suffix(".told")
+if scene.get("late"):
+    try:
+        with open(told.read_text(), "a") as stream:
+            stream.write(json.dumps(scene["late"]) + "\\n")
+    except OSError:
+        pass
+told.write_text(os.environ["SLIPWAY_STEP_PROGRESS"])
 with open(os.environ["SLIPWAY_STEP_PROGRESS"], "a") as stream:
     for line in scene["lines"]:
         stream.write(json.dumps(line) + "\\n")
@@ -187,6 +196,17 @@ def test_a_graph_that_is_killed_is_tried_again(start: Start, ledger: Ledger) -> 
     while runner.turn():
         pass
     assert (read(ledger, number).state, read(ledger, number).attempts) == ("succeeded", 2)
+
+
+def test_a_step_that_outlives_a_killed_runner_does_not_speak_for_the_next_attempt(start: Start, ledger: Ledger) -> None:
+    number = submit(ledger)
+    killed = {"lines": taken(), "end": "kill"}
+    late = {"step": "train", "state": "ended", "error": error("failed", "the step server is gone")}
+    runner = start(killed, {"late": late, "lines": step("register", values=REGISTERED), "end": 0})
+    while runner.turn():
+        pass
+    run = read(ledger, number)
+    assert (run.state, [step["step"] for step in run.outcome["steps"]]) == ("succeeded", ["register"])
 
 
 def test_a_graph_that_ends_without_a_word_fails_with_its_last_lines(start: Start, ledger: Ledger) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from slipway import sessions, tokens
+from slipway import tokens
 from slipway.clock import ReplayClock
 from slipway.environment import Environment
 from slipway.ledger import alarms, events, monitors, open_ledger, progress, releases, versions
@@ -20,6 +23,7 @@ from slipway.portal.app import create_app
 from slipway.portal.authorization import Asked, cookie_name, decide
 from slipway.portal.overview import Event, Finding
 from slipway.portal.pages import chart, title_of
+from slipway.sessions import CODE_LIFETIME, SESSION_LIFETIME, Session, SessionStore
 from slipway.settings import Settings
 
 NOW = datetime(2013, 9, 14, 6, tzinfo=UTC)
@@ -69,7 +73,7 @@ def bearer(environment: Environment, role: tokens.Role) -> dict[str, str]:
 
 def status(environment: Environment, method: str = "GET", path: str = "/", **headers: str) -> int:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return decide(environment, Asked(method, path, {"host": HOST, **named})).status
+    return decide(environment, SessionStore(environment), Asked(method, path, {"host": HOST, **named})).status
 
 
 # --- authorization ------------------------------------------------------------------------------------------------
@@ -108,7 +112,9 @@ def test_one_dashboard_may_not_call_another(environment: Environment) -> None:
 def test_rays_token_is_added_for_ray_alone(environment: Environment) -> None:
     token = bearer(environment, "read")
     for door, expected in (("ray", {"x-ray-authorization": "Bearer rays-own-token"}), ("mlflow", {})):
-        decision = decide(environment, Asked("GET", "/", {"host": f"{door}.localhost:8080", **token}))
+        decision = decide(
+            environment, SessionStore(environment), Asked("GET", "/", {"host": f"{door}.localhost:8080", **token})
+        )
         assert decision.upstream_headers == expected
 
 
@@ -122,67 +128,130 @@ def test_an_unknown_path_is_told_to_those_who_may_look(environment: Environment)
 # --- sessions -----------------------------------------------------------------------------------------------------
 
 
-def log_in(environment: Environment, role: str = "read", door: str = "portal") -> tuple[str, sessions.Session]:
-    found = sessions.exchange(environment, sessions.issue_code(environment, role, door), door)
+@pytest.fixture
+def store(environment: Environment) -> Iterator[SessionStore]:
+    found = SessionStore(environment)
+    yield found
+    found.close()
+
+
+def log_in(environment: Environment, role: tokens.Role = "read", door: str = "portal") -> tuple[str, Session]:
+    store = SessionStore(environment)
+    found = store.exchange(store.issue_code(role, door), door)
+    store.close()
     assert found is not None
     return found
 
 
-def test_a_code_works_once_at_its_own_door(environment: Environment) -> None:
-    code = sessions.issue_code(environment, "read")
-    assert sessions.exchange(environment, code, "portal") is not None
-    assert sessions.exchange(environment, code, "portal") is None
-    other = sessions.issue_code(environment, "read", "mlflow")
-    assert sessions.exchange(environment, other, "portal") is None
-    assert sessions.exchange(environment, other, "mlflow") is None  # tried at the wrong door: spent
-    assert sessions.exchange(environment, "guessed", "portal") is None
+def test_a_code_works_once_at_its_own_door(store: SessionStore) -> None:
+    code = store.issue_code("read")
+    assert store.exchange(code, "portal") is not None
+    assert store.exchange(code, "portal") is None
+    other = store.issue_code("read", "mlflow")
+    assert store.exchange(other, "portal") is None
+    assert store.exchange(other, "mlflow") is None  # tried at the wrong door: spent
+    assert store.exchange("guessed", "portal") is None
 
 
-def test_codes_and_sessions_expire(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = sessions.issue_code(environment, "read")
+def test_of_many_who_spend_a_code_at_once_one_gets_in(environment: Environment, store: SessionStore) -> None:
+    code = store.issue_code("read")
+    start = threading.Barrier(8)
+
+    def spend(_: int) -> object:
+        mine = SessionStore(environment)  # as every portal has its own
+        start.wait()
+        found = mine.exchange(code, "portal")
+        mine.close()
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(found is not None for found in pool.map(spend, range(8))) == 1
+
+
+def test_codes_and_sessions_expire(
+    environment: Environment, store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = store.issue_code("read")
     value, _ = log_in(environment)
     start = time.time()
-    monkeypatch.setattr(time, "time", lambda: start + sessions.CODE_LIFETIME + 1)
-    assert sessions.exchange(environment, code, "portal") is None
-    assert sessions.find_session(environment, value, "portal") is not None
-    monkeypatch.setattr(time, "time", lambda: start + sessions.SESSION_LIFETIME + 1)
-    assert sessions.find_session(environment, value, "portal") is None
+    monkeypatch.setattr(time, "time", lambda: start + CODE_LIFETIME + 1)
+    assert store.exchange(code, "portal") is None
+    assert store.find(value, "portal") is not None
+    monkeypatch.setattr(time, "time", lambda: start + SESSION_LIFETIME + 1)
+    assert store.find(value, "portal") is None
 
 
-def test_nothing_on_disk_lets_a_reader_of_the_disk_in(environment: Environment) -> None:
-    code = sessions.issue_code(environment, "read")
+def test_nothing_on_disk_lets_a_reader_of_the_disk_in(environment: Environment, store: SessionStore) -> None:
+    code = store.issue_code("read")
     value, _ = log_in(environment)
-    files = [path for name in ("logins", "sessions") for path in (environment.state.secrets / name).iterdir()]
-    assert len(files) == 2
+    files = list(environment.state.secrets.glob("sessions.db*"))
+    assert files
+    held = b"".join(path.read_bytes() for path in files)
+    assert b"portal" in held
     for path in files:
         assert path.stat().st_mode & 0o077 == 0
-        for secret in (code, value):
-            assert secret not in path.name + path.read_text()
+    for secret in (code, value, tokens.read_token(environment, "read")):
+        assert secret.encode() not in held
 
 
-def test_logging_out_of_the_portal_ends_the_dashboards_sessions(environment: Environment) -> None:
+def test_logging_out_of_the_portal_ends_the_dashboards_sessions(environment: Environment, store: SessionStore) -> None:
     value, root = log_in(environment)
-    code = sessions.issue_code(environment, "read", "mlflow", parent=root)
-    spent = sessions.exchange(environment, code, "mlflow")
+    spent = store.exchange(store.issue_code("read", "mlflow", parent=root), "mlflow")
     assert spent is not None
     child = spent[0]
-    assert sessions.find_session(environment, child, "mlflow") is not None
-    assert sessions.find_session(environment, child, "portal") is None
+    late = store.issue_code("read", "reports", parent=root)
+    assert store.find(child, "mlflow") is not None
+    assert store.find(child, "portal") is None
     other, _ = log_in(environment)
-    sessions.end_session(environment, root)
-    assert sessions.find_session(environment, value, "portal") is None
-    assert sessions.find_session(environment, child, "mlflow") is None
-    assert sessions.find_session(environment, other, "portal") is not None
+    store.end(root)
+    assert store.find(value, "portal") is None
+    assert store.find(child, "mlflow") is None
+    assert store.exchange(late, "reports") is None
+    assert store.find(other, "portal") is not None
 
 
-def test_rotating_a_role_logs_its_browsers_out(environment: Environment) -> None:
+def test_rotating_a_role_logs_its_browsers_out(environment: Environment, store: SessionStore) -> None:
     reader, _ = log_in(environment, "read")
     operator, _ = log_in(environment, "operate")
-    unused = sessions.issue_code(environment, "read")
-    assert sessions.end_sessions(environment, ["read"]) == 1
-    assert sessions.find_session(environment, reader, "portal") is None
-    assert sessions.find_session(environment, operator, "portal") is not None
-    assert sessions.exchange(environment, unused, "portal") is None
+    spent = store.exchange(store.issue_code("read"), "portal")
+    unused = store.issue_code("read")
+    tokens.rotate(environment, ["read"])
+    assert spent is not None
+    assert store.find(reader, "portal") is None
+    assert store.find(spent[0], "portal") is None
+    assert store.find(operator, "portal") is not None
+    opened = store.exchange(unused, "portal")
+    assert opened is None or store.find(opened[0], "portal") is None
+
+
+def test_a_token_makes_a_login_of_its_own_role_and_a_cookie_makes_none(
+    environment: Environment, portal: Client, store: SessionStore
+) -> None:
+    for role in ("read", "operate"):
+        answer = portal.post("/api/login", headers=bearer(environment, role))
+        spent = store.exchange(answer.json()["code"], "portal")
+        assert spent is not None
+        assert spent[1].role == role
+    value, _ = log_in(environment, "operate")
+    cookie = {"cookie": f"{cookie_name(environment)}={value}"}
+    for refused in (cookie, {}, bearer(environment, "predict"), {"authorization": "Bearer wrong"}):
+        assert portal.post("/api/login", headers=refused).status_code == 403
+    assert status(environment, "POST", "/api/login", **bearer(environment, "labels")) == 403
+    assert status(environment, "POST", "/api/login") == 401
+
+
+def test_tokens_count_while_the_database_of_logins_is_away(
+    environment: Environment, portal: Client, store: SessionStore
+) -> None:
+    value, _ = log_in(environment)
+    for file in environment.state.secrets.glob("sessions.db*"):
+        file.unlink()
+    (environment.state.secrets / "sessions.db").mkdir()
+    asked = "/authorize/"
+    assert portal.get(asked, headers=bearer(environment, "read")).status_code == 200
+    answer = portal.get(asked, headers={"cookie": f"{cookie_name(environment)}={value}"})
+    assert answer.status_code == 503
+    assert value not in answer.text
 
 
 # --- pages --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from slipway.contract import Contract, load_contract
 from slipway.errors import InvalidInput
 from slipway.inference_log import row_schema
 from slipway.request_schema import MAX_ROWS, RequestSchema
+from slipway.settings import REPOSITORY
 
 # KServe reads the command line when it is imported, and must not take pytest's for its own.
 sys.argv, _argv = ["pytest"], sys.argv
@@ -202,6 +204,25 @@ def test_ids_come_from_the_body_or_the_header_or_are_made(serve: Callable[..., S
     made = {served.predict(row()).json()["prediction_ids"][0] for _ in range(3)}
     assert len(made) == 3
     assert served.predict(row(), headers={"x-prediction-id": "a b"}).status_code == 422
+
+
+def test_the_gateways_own_id_of_a_request_names_a_prediction_that_nobody_named(serve: Callable[..., Served]) -> None:
+    served = serve()
+    asked = {"x-request-id": "5f1c2c54-0d55-9a3e-8f0a-2f1f7b1f0c11"}
+    assert served.predict(row(), headers=asked).json()["prediction_ids"] == list(asked.values())
+    named = served.predict(row(), headers={**asked, "x-prediction-id": "client-0001"})
+    assert named.json()["prediction_ids"] == ["client-0001"]
+    # Not a mistake of the client's.
+    assert served.predict(row(), headers={"x-request-id": "?"}).status_code == 200
+
+
+def test_a_request_that_another_version_answers_is_a_copy(serve: Callable[..., Served]) -> None:
+    served = serve()
+    for version in ("3", "4"):
+        served.predict(row(), headers={"x-slipway-answered-by": version})
+    assert [logged["delivered"] for logged in served.logged()] == [True, False]
+    counted = served.metrics.answers
+    assert counted.labels("200", "true")._value.get() == counted.labels("200", "false")._value.get() == 1
 
 
 def test_every_answer_is_logged_with_what_it_was_made_of(serve: Callable[..., Served]) -> None:
@@ -493,3 +514,25 @@ def test_metrics_show_answers_rows_stages_and_the_log(serve: Callable[..., Serve
     assert 'slipway_stage_seconds_count{stage="predict"} 1.0' in text
     flushed = served.ask("POST", "/flush")
     assert json.loads(flushed.text) == {"written": 2, "dropped": 0}
+
+
+def test_alerts_and_dashboards_ask_for_metrics_and_labels_that_are_shown(serve: Callable[..., Served]) -> None:
+    def fail() -> None:
+        raise OSError("gone")
+
+    served = serve(Store(fail))
+    served.metrics.watch(served.spool)
+    served.predict(row())
+    text = served.ask("GET", "/metrics").text
+    shown = set(re.findall(r"^(slipway_\w+)", text, re.M))
+    labels = set(re.findall(r'[{,](\w+)="', text)) | {"pod", "namespace"}
+    asked = "".join(
+        file.read_text()
+        for folder in ("alerts", "dashboards")
+        for file in (REPOSITORY / "monitoring" / folder).iterdir()
+    )
+    assert set(re.findall(r"slipway_\w+", asked)) <= shown
+    ours = [line for line in asked.splitlines() if "slipway_" in line]
+    grouped = {name for line in ours for group in re.findall(r"by \(([\w, ]+)\)", line) for name in group.split(", ")}
+    assert grouped
+    assert grouped <= labels

@@ -15,12 +15,13 @@ from sqlalchemy.orm import Session
 from slipway.errors import Conflict, Refused, SlipwayError, Unknown
 from slipway.ledger import Ledger, events, migration, open_ledger, releases, rollouts, runs, versions
 from slipway.ledger.schema import ReleaseRow
+from slipway.pod import Pod
 from tests.control_world import MODEL, START, deliver, make_contract, make_environment, release_of
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = open_ledger(make_environment(tmp_path))
+def ledger(tmp_path: Path, place: Pod | None) -> Iterator[Ledger]:
+    ledger = open_ledger(make_environment(tmp_path, place))
     yield ledger
     ledger.close()
 
@@ -231,7 +232,7 @@ def _race(ledger: Ledger, attempts: list[Callable[[Session], object]]) -> list[s
     ready, outcomes = threading.Barrier(len(attempts)), [""] * len(attempts)
 
     def run(number: int, attempt: Callable[[Session], object]) -> None:
-        own = Ledger(str(ledger.url))
+        own = Ledger(ledger.url)
         ready.wait()
         try:
             with own.transaction() as session:

@@ -18,6 +18,7 @@ from slipway.controller.loop import Loop
 from slipway.environment import Environment
 from slipway.ledger import Ledger, alarms, events, open_ledger, progress, releases, rollouts, versions
 from slipway.ledger.schema import RolloutRow
+from slipway.pod import Pod
 from slipway.rollout import claim_revision
 from slipway.targets import Traffic
 from tests.control_world import (
@@ -82,8 +83,8 @@ def make_pairs(
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    environment = make_environment(tmp_path)
+def world(tmp_path: Path, place: Pod | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    environment = make_environment(tmp_path, place)
     ledger = open_ledger(environment)
     target = FileTarget(tmp_path / "target.json")
     loop = Loop(environment, ledger, target, contracts=lambda _: world.contract, executor=AtOnce())

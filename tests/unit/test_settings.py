@@ -42,6 +42,22 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     assert {problem.where for problem in caught.value.problems} == {"name", "colour", "gateway.port", "ray.cpus"}
 
 
+def test_a_wrong_type_is_told_in_words_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text('name = "x"\nstate_dir = 3\n[kubernetes]\nparts.queueing.teams = "models"\n')
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(str(file))
+    told = {problem.where: problem.message for problem in caught.value.problems}
+    assert told == {"state_dir": "3: not a path in quotes", "kubernetes.parts.queueing.teams": "'models': not a list"}
+
+
+def test_a_file_that_is_no_text_is_told_from_one_that_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidSettings, match=r"bad\.toml: not TOML: 'utf-8' codec"):
+        load_settings(str(file))
+
+
 def test_an_unknown_environment_names_those_that_exist() -> None:
     with pytest.raises(Unknown, match="local"):
         load_settings("no-such-environment")
@@ -49,6 +65,12 @@ def test_an_unknown_environment_names_those_that_exist() -> None:
 
 def test_a_relative_state_folder_begins_at_the_repository() -> None:
     assert Settings(name="x", state_dir=Path("data")).state_dir == REPOSITORY / "data"
+
+
+def test_a_path_is_whole_before_it_is_handed_to_a_program_that_works_elsewhere() -> None:
+    settings = KubernetesSettings.model_validate({"kubeconfig": "~/cluster", "mirror": {"dir": "mirror"}})
+    assert settings.kubeconfig == Path.home() / "cluster"
+    assert settings.mirror.dir == REPOSITORY / "mirror"
 
 
 def _spoken(text: str) -> dict[str, Any]:

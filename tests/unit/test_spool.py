@@ -61,7 +61,7 @@ def read(folder: Path) -> pa.Table:
     return pa.concat_tables([spool.read_file(file) for file in files])
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "ran out of time"

@@ -19,6 +19,7 @@ from slipway.controller.retraining import RECENT, choose_rises
 from slipway.environment import Environment
 from slipway.ledger import Ledger, alarms, events, monitors, open_ledger, runs, triggers
 from slipway.ledger.schema import MonitorRow, TriggerRow
+from slipway.pod import Pod
 from tests.control_world import (
     DAY,
     MODEL,
@@ -69,9 +70,9 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(tmp_path: Path, place: Pod | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Version 1 is champion; the contract asks for 2 bad of 3, 7 days of cool-down and 3 retrainings in 60 days."""
-    environment = make_environment(tmp_path)
+    environment = make_environment(tmp_path, place)
     ledger = open_ledger(environment)
     target = FileTarget(tmp_path / "target.json")
     loop = Loop(environment, ledger, target, contracts=lambda _: world.contract, executor=AtOnce())
@@ -241,7 +242,7 @@ def test_ten_identical_triggers_at_once_are_one_run(world: World) -> None:
     ready, fired = threading.Barrier(10), list[int]()
 
     def fire() -> None:
-        own = Ledger(str(world.ledger.url))
+        own = Ledger(world.ledger.url)
         ready.wait()
         with own.transaction() as session:
             trigger = triggers.fire(

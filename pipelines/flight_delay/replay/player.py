@@ -84,7 +84,7 @@ class Player:
             raise InvalidInput(found)
         self._environment, self._plan, self._said = environment, plan, said
         self._transport = transport
-        self._folder = environment.state.events / "flights"
+        self._folder = environment.state.replay
         self._failed = 0
 
     async def play(self) -> dict[str, object]:

@@ -243,6 +243,8 @@ class Retraining(Part):
 class Retention(Part):
     log: Duration = parse_duration("400d")
     """Event time for which the inference log is kept."""
+    reports: Duration = parse_duration("400d")
+    """Event time for which a monitor's report is kept after the end of its window; its finding stays."""
     bundles: Annotated[int, Field(ge=2)] = 10
     """Versions whose local copies are kept; at least 2, the champion and the one before."""
 

@@ -1,4 +1,4 @@
-"""Where the parts of the platform are reached on this machine: addresses and socket paths, spelled once.
+"""Where the parts of the platform are reached: addresses and socket paths, spelled once.
 
 It opens nothing; a part that does not run yet has an address all the same.
 """
@@ -8,34 +8,48 @@ from __future__ import annotations
 from pathlib import Path
 
 from slipway.environment import Environment
+from slipway.errors import NotReady
+from slipway.pod import REGISTRY
 from slipway.targets.local.ports import read_ports
 
 
-def _url(environment: Environment, port: str) -> str:
-    gateway = environment.settings.gateway
-    scheme = "https" if gateway.tls_certificate else "http"
-    host = "127.0.0.1" if gateway.is_loopback else gateway.host
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{read_ports(environment)[port]}"
+def scheme_of(environment: Environment) -> str:
+    """How browsers and programs reach the gateway: `https` with a certificate, and always in a cluster."""
+    settings = environment.settings
+    return "https" if settings.kubernetes or settings.gateway.tls_certificate else "http"
 
 
 def gateway_url(environment: Environment) -> str:
     """Predictions, labels and the pages, without a slash at the end. Raises NotReady before the first `slipway up`."""
-    return _url(environment, "gateway")
+    if environment.settings.kubernetes:
+        return dashboard_url(environment, "portal")
+    gateway = environment.settings.gateway
+    host = "127.0.0.1" if gateway.is_loopback else gateway.host
+    port = read_ports(environment)["gateway"]
+    return f"{scheme_of(environment)}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def dashboard_url(environment: Environment, name: str) -> str:
     """A page for browsers, on the gateway's port; `name` is portal, mlflow, reports or ray.
 
-    Each has a host name of its own below `localhost`, so that their cookies and scripts stay apart.
+    Each has a host name of its own below `localhost`, in a cluster below its domain, so that their cookies and scripts
+    stay apart.
     """
-    gateway = environment.settings.gateway
-    scheme = "https" if gateway.tls_certificate else "http"
+    if environment.settings.kubernetes:
+        return f"https://{name}.{environment.settings.kubernetes.domain}"
     host = "localhost" if name == "portal" else f"{name}.localhost"
-    return f"{scheme}://{host}:{read_ports(environment)['gateway']}"
+    return f"{scheme_of(environment)}://{host}:{read_ports(environment)['gateway']}"
 
 
 def registry_url(environment: Environment) -> str:
-    """MLflow's tracking and registry API behind the token check, loopback only."""
+    """MLflow's tracking and registry API: behind the token check, loopback only; a pod is told its Service.
+
+    Raises NotReady in a pod that is told none.
+    """
+    if environment.pod is not None:
+        if not environment.pod.registry_url:
+            raise NotReady("this pod is told no registry", hint=f"set {REGISTRY}, or enable the part `registry`")
+        return environment.pod.registry_url
     return f"http://127.0.0.1:{read_ports(environment)['registry']}"
 
 

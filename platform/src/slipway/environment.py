@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from slipway.clock import Clock, open_clock
+from slipway.pod import Pod, find_pod
 from slipway.settings import Settings, load_settings
 from slipway.state import State
 
@@ -21,10 +22,12 @@ class Environment:
 
     file: Path
     settings: Settings
+    pod: Pod | None = None
+    """What this process was told by its pod; None on a machine of one's own."""
 
     @cached_property
     def state(self) -> State:
-        return State(self.settings.state_dir)
+        return State(self.settings.state_dir, self.pod)
 
     @cached_property
     def clock(self) -> Clock:
@@ -34,4 +37,7 @@ class Environment:
 def open_environment(name: str | None = None) -> Environment:
     """Load the named environment's settings. Raises InvalidSettings with every mistake."""
     file, settings = load_settings(name or os.environ.get(VARIABLE) or "local")
-    return Environment(file, settings)
+    environment = Environment(file, settings, find_pod())
+    if environment.pod is not None:
+        environment.state.prepare()  # on a machine of one's own, that was done before any process started
+    return environment

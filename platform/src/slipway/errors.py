@@ -82,3 +82,13 @@ class Unknown(InvalidInput):
         choices = ", ".join(str(item) for item in known)
         hint = f"one of: {choices}" if choices else ""
         super().__init__(Problem(kind, f"{name!r} does not exist", hint))
+
+
+def of_system(error: OSError) -> SlipwayError:
+    """What the system refused, as an error of ours: a folder that nobody may write, a full disk."""
+    reason = error.strerror or str(error)
+    if not error.filename:
+        return SlipwayError(f"the system: {reason}", hint="slipway doctor")
+    return SlipwayError(
+        f"{error.filename}: {reason}", hint=f"whose is it, and has its disk room? ls -ld {error.filename}"
+    )

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from slipway.object_path import AnyPath, ObjectPath
 
-def write_atomically(file: Path, content: str | bytes, *, mode: int = 0o600) -> None:
+
+def write_atomically(file: AnyPath, content: str | bytes, *, mode: int = 0o600) -> None:
     """Replace `file` by `content`; after a crash it holds the old content or the new one, never a part."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
     data = content.encode() if isinstance(content, str) else content
+    if isinstance(file, ObjectPath):
+        file.write_bytes(data)
+        return
+    draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         with os.fdopen(descriptor, "wb") as stream:

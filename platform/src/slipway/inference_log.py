@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slipway.environment import Environment
 from slipway.errors import SlipwayError
+from slipway.object_path import AnyPath, ObjectPath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,14 +155,15 @@ def _unlogged(answers: Answers, asked: pd.DataFrame) -> int:
     return answers.total - answers.errors - logged
 
 
-def folder_of(environment: Environment, model: str) -> Path:
+def folder_of(environment: Environment, model: str) -> AnyPath:
     return environment.state.inference_log / f"model={model}"
 
 
-def date_folders(folder: Path) -> dict[date, Path]:
+def date_folders(folder: AnyPath) -> dict[date, AnyPath]:
     """The date partitions of one model's log, oldest first."""
-    found = {}
-    for entry in sorted(folder.glob("date=*")):
+    found: dict[date, AnyPath] = {}
+    entries: list[AnyPath] = sorted(folder.glob("date=*"), key=str)
+    for entry in entries:
         try:
             found[date.fromisoformat(entry.name.removeprefix("date="))] = entry
         except ValueError:
@@ -170,17 +171,16 @@ def date_folders(folder: Path) -> dict[date, Path]:
     return found
 
 
-def _files(environment: Environment, model: str, window: _Window | None) -> list[str]:
+def _files(environment: Environment, model: str, window: _Window | None) -> list[AnyPath]:
     days = None
     if window:
         start, end = window
         days = start.astimezone(UTC).date(), (end - timedelta(microseconds=1)).astimezone(UTC).date()
-    return [
-        str(file)
-        for day, folder in date_folders(folder_of(environment, model)).items()
-        if days is None or days[0] <= day <= days[1]
-        for file in sorted(folder.glob("[!.]*.parquet"))
-    ]
+    files: list[AnyPath] = []
+    for day, folder in date_folders(folder_of(environment, model)).items():
+        if days is None or days[0] <= day <= days[1]:
+            files += sorted(folder.glob("[!.]*.parquet"), key=str)
+    return files
 
 
 def _read_table(
@@ -194,23 +194,26 @@ def _read_table(
         files = _files(environment, model, window)
         try:
             return _query(files, window, columns)
-        except duckdb.IOException as error:
-            merged_meanwhile = not all(Path(file).exists() for file in files)
+        except (duckdb.IOException, FileNotFoundError) as error:
+            merged_meanwhile = not all(file.exists() for file in files)
             if not merged_meanwhile or attempt == _ATTEMPTS:
                 raise SlipwayError(f"the inference log of {model} cannot be read: {error}") from error
             attempt += 1
 
 
-def _query(files: list[str], window: _Window | None, columns: Sequence[str] | None) -> pa.Table:
+def _query(files: list[AnyPath], window: _Window | None, columns: Sequence[str] | None) -> pa.Table:
     import duckdb
     import pyarrow as pa
 
     if not files:
         empty = base_schema().empty_table()
         return empty if columns is None else _with_columns(empty, columns)
+    objects = [file for file in files if isinstance(file, ObjectPath)]
+    if objects:
+        return _read_objects(objects, window, columns)
     with duckdb.connect(config={"threads": 2}) as connection:
         source = "read_parquet($files, union_by_name = true, hive_partitioning = false)"
-        given: dict[str, Any] = {"files": files}
+        given: dict[str, Any] = {"files": [str(file) for file in files]}
         if columns is not None:
             known = connection.sql(f"from {source} limit 0", params=given).columns
             chosen = ", ".join(f'"{name}"' for name in columns if name in known)
@@ -226,6 +229,28 @@ def _query(files: list[str], window: _Window | None, columns: Sequence[str] | No
         if pa.types.is_timestamp(field.type) and field.type != moment:
             table = table.set_column(number, field.name, table.column(number).cast(moment))
     return table if columns is None else _with_columns(table, columns)
+
+
+def _read_objects(files: list[ObjectPath], window: _Window | None, columns: Sequence[str] | None) -> pa.Table:
+    """As DuckDB would, which reads no object store without an extension that it would have to fetch."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from slipway.collector.parquet import open_parquet
+
+    tables = []
+    for file in files:
+        with open_parquet(file) as opened:
+            known = opened.schema_arrow.names
+            chosen = None if columns is None else [name for name in known if name in (*columns, "event_time")]
+            table = opened.read(columns=chosen, use_threads=False).replace_schema_metadata(None)
+        if window:
+            moments = table.column("event_time")
+            start, end = (pa.scalar(moment, moments.type) for moment in window)
+            table = table.filter(pc.and_(pc.greater_equal(moments, start), pc.less(moments, end)))
+        tables.append(table)
+    whole = pa.concat_tables(tables, promote_options="default")
+    return whole if columns is None else _with_columns(whole, columns)
 
 
 def _with_columns(table: pa.Table, columns: Sequence[str]) -> pa.Table:

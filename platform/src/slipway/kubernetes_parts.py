@@ -71,12 +71,12 @@ class FeaturesPart(PartSettings):
 
 class PipelinesPart(PartSettings):
     engine: Literal["job", "kfp"] = "job"
-    """`job` runs the graph in one Kubernetes Job; `kfp` brings Kubeflow Pipelines. Profile core knows `job` only."""
+    """`job` runs the graph in one Kubernetes Job, `kfp` each step in a pod. Profile core knows `job` only."""
 
 
 class TrainingPart(PartSettings):
     standing_cluster: bool = False
-    """Keep a Ray head warm; otherwise each run brings its own and takes it away."""
+    """Keep a Ray cluster for jobs that people submit; a run brings a Ray of its own and takes it away."""
     cpu_workers: Count = 1
     """Ray workers that one cluster may grow to, from zero."""
     gpu_workers: Count = 0
@@ -122,6 +122,10 @@ class MonitoringPart(PartSettings):
     """How long Prometheus keeps its samples."""
     storage: Quantity = "5Gi"
     """Volume of Prometheus."""
+
+    @property
+    def brings_grafana(self) -> bool:
+        return self.grafana and self.prometheus and not self.existing
 
 
 class ControlPlanePart(PartSettings):
@@ -187,12 +191,13 @@ PART_NAMES: tuple[str, ...] = tuple(PartsSettings.model_fields)
 
 NEEDS: tuple[tuple[str, str, str], ...] = (
     ("gateway", "cert_manager", "TLS certificates"),
+    ("cache", "cert_manager", "the certificate that it shows"),
+    ("object_store", "cert_manager", "the certificate that it shows"),
     ("registry", "database", "its runs and versions"),
     ("registry", "object_store", "its artifacts"),
     ("features", "database", "the registry of features"),
     ("features", "cache", "the online values"),
     ("pipelines", "registry", "registered versions"),
-    ("serving", "cert_manager", "the manager's webhook certificate"),
     ("serving", "object_store", "the inference log"),
     ("control_plane", "database", "the release ledger"),
     ("control_plane", "serving", "the revisions that it starts"),

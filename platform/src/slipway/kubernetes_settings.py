@@ -9,13 +9,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from slipway.kubernetes_parts import PART_NAMES, PROFILES, PartSettings, PartsSettings, Profile, complete_profile
-from slipway.section import Section
+from slipway.section import LocalPath, Section
 from slipway.validation import HINT, BrokenRules
 
 Provider = Literal["kind", "existing", "eks", "gke", "aks"]
@@ -24,10 +23,23 @@ CLOUDS: tuple[Provider, ...] = ("eks", "gke", "aks")
 SUPPORTED_VERSIONS = ("1.34", "1.35", "1.36")
 """Of Kubernetes: what every pinned operator supports."""
 
+CPU_MACHINES: dict[Provider, str] = {"eks": "m7i.xlarge", "gke": "n2-standard-4", "aks": "Standard_D4s_v5"}
+"""4 CPUs and 16 GiB, x86, where the settings name no machine."""
+
+NOT_MANAGED: dict[tuple[Provider, str], str] = {
+    ("gke", "cache"): "Memorystore for Valkey knows no password, and an authority of its own signs its certificates",
+    ("aks", "cache"): "Azure has no managed Valkey",
+    ("aks", "object_store"): "Blob Storage does not speak S3, which every part of the platform does",
+}
+"""Services that a cloud does not have in a form that the platform can use, and why."""
+
+_NODES_IN_16: dict[Provider, int] = {"eks": 512, "gke": 128, "aks": 64}
+"""Nodes that find room in a /16, as `infra/components` divides it; each further bit halves them."""
+
 Count = Annotated[int, Field(strict=True, ge=0, le=1000)]
 
 __all__ = [
-    "CLOUDS", "PART_NAMES", "PROFILES", "SUPPORTED_VERSIONS",
+    "CLOUDS", "NOT_MANAGED", "PART_NAMES", "PROFILES", "SUPPORTED_VERSIONS",
     "KubernetesSettings", "PartSettings", "PartsSettings", "Profile", "Provider",
 ]  # fmt: skip
 
@@ -50,6 +62,8 @@ class GpuNodes(Section):
     """GPU nodes that the autoscaler may reach; 0: there is no GPU pool. Clouds only."""
     accelerator: str = ""
     """Name of the accelerator as GKE spells it (`nvidia-l4`); the other clouds tell it by the machine type."""
+    partition: Annotated[str, Field(pattern=r"^([1-7]g\.[1-9][0-9]*gb)?$")] = ""
+    """Size of what GKE cuts each GPU into under `parts.gpu.sharing = "mig"`, as NVIDIA spells it: `1g.5gb`."""
 
 
 class NodesSettings(Section):
@@ -66,6 +80,20 @@ class NetworkSettings(Section):
     """Google Cloud project; needed on GKE."""
     subscription: str = ""
     """Azure subscription; needed on AKS."""
+    api_from: tuple[str, ...] = ()
+    """Address ranges that may reach the Kubernetes API from outside; none: it answers inside the network only."""
+
+    @field_validator("api_from")
+    @classmethod
+    def _are_ranges(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            try:
+                network = ipaddress.ip_network(each)
+            except ValueError:
+                raise ValueError(f"{each!r} is not an address range{HINT}`203.0.113.7/32` for one address") from None
+            if network.version != 4 or network.prefixlen == 0:
+                raise ValueError(f"{each} lets everybody in, or is not IPv4{HINT}the ranges that you work from")
+        return value
 
     @field_validator("cidr")
     @classmethod
@@ -88,12 +116,16 @@ class ManagedSettings(Section):
     """Use the cloud's Valkey instead of running one. Clouds only."""
     secrets: bool = False
     """Encrypt Kubernetes Secrets with a key of the cloud's key service. Clouds only."""
+    database_machine: str = ""
+    """Machine type of the managed PostgreSQL; empty takes the provider's default of 2 CPUs. Clouds only."""
+    protect: bool = False
+    """Refuse to delete cluster, database and bucket, until this is false and `up` has run. Clouds only."""
 
 
 class BackendSettings(Section):
     url: str = ""
     """Where Pulumi keeps its state: `s3://`, `gs://`, `azblob://`, `https://` or `file://`; empty: below state_dir."""
-    passphrase_file: Path | None = None
+    passphrase_file: LocalPath | None = None
     """File (0600) with the passphrase that encrypts secrets in the state; unset: generated once below state_dir."""
 
     @field_validator("url")
@@ -107,7 +139,7 @@ class BackendSettings(Section):
 
 
 class MirrorSettings(Section):
-    dir: Path | None = None
+    dir: LocalPath | None = None
     """Folder that `slipway mirror pull` filled: charts and manifests are read from it. Unset: from their sources."""
     registry: str = ""
     """Registry that every image is taken from instead of its source's (`registry.example.com/mirror`)."""
@@ -129,7 +161,7 @@ class KubernetesSettings(Section):
     """Who makes the cluster: `existing` takes the one that the kubeconfig names."""
     profile: Profile = "core"
     """How much stands: `core` fits a laptop of 16 GB, `full` brings every part and spare replicas."""
-    kubeconfig: Path | None = None
+    kubeconfig: LocalPath | None = None
     """File that names the cluster; unset: what kubectl would take. Only for `existing`, the others make theirs."""
     context: str = ""
     """Context in the kubeconfig; empty: the current one. Only for `existing`."""
@@ -153,6 +185,11 @@ class KubernetesSettings(Section):
     @property
     def is_cloud(self) -> bool:
         return self.provider in CLOUDS
+
+    @property
+    def cpu_machine(self) -> str:
+        """Machine type of the pool without GPUs; on a cloud only."""
+        return self.nodes.cpu.machine or CPU_MACHINES[self.provider]
 
     def part(self, name: str) -> PartSettings:
         """The settings of one part of the stack. Raises KeyError for a name that is none."""
@@ -218,8 +255,47 @@ class KubernetesSettings(Section):
                 yield f"nodes.{name}.min", f"{least} is above max {most}", "at most max"
         if cpu.max == 0:
             yield "nodes.cpu.max", "0: nothing could run", "at least 1"
+        elif cpu.min == 0 and self.provider != "gke":
+            yield "nodes.cpu.min", "0: what the cluster itself runs needs a node", "at least 1"
         if gpu.max and not gpu.machine:
             yield "nodes.gpu.machine", "is missing while nodes.gpu.max is above 0", "a machine type with a GPU"
+        if gpu.max and not gpu.accelerator and self.provider == "gke":
+            yield "nodes.gpu.accelerator", "is missing while nodes.gpu.max is above 0", "as GKE spells it: nvidia-l4"
+        yield from self._partition_rules()
+        for service in ("database", "object_store", "cache", "secrets"):
+            reason = NOT_MANAGED.get((self.provider, service))
+            if reason and getattr(self.managed, service):
+                yield (
+                    f"managed.{service}",
+                    f"{self.provider} cannot: {reason}",
+                    "leave it out: the cluster runs its own",
+                )
+        yield from self._room_rules()
+
+    def _room_rules(self) -> Iterator[tuple[str, str, str]]:
+        prefix = ipaddress.ip_network(self.network.cidr).prefixlen
+        if prefix < 16:
+            yield "network.cidr", f"/{prefix} is more than a cloud's network takes", "/16 to /20"
+            return
+        room = _NODES_IN_16[self.provider] >> (prefix - 16)
+        # An upgrade brings one node more before it takes one away.
+        needed = self.nodes.cpu.max + self.nodes.gpu.max + 1
+        if needed > room:
+            message = f"/{prefix} has room for {room} nodes on {self.provider}, and {needed} may be needed"
+            yield "network.cidr", message, "a wider range, or a smaller nodes.cpu.max and nodes.gpu.max"
+
+    def _partition_rules(self) -> Iterator[tuple[str, str, str]]:
+        mig, size = self.parts.gpu.sharing == "mig", self.nodes.gpu.partition
+        if mig and self.provider != "gke":
+            yield (
+                "parts.gpu.sharing",
+                f"'mig': nodes that the autoscaler of {self.provider} starts take pods before their GPUs are cut up",
+                "time_slicing; GKE makes such nodes itself, and those of an existing cluster stand already",
+            )
+        elif mig and not size:
+            yield "nodes.gpu.partition", "is missing while parts.gpu.sharing is mig", "as NVIDIA spells it: 1g.5gb"
+        elif size and not mig:
+            yield "nodes.gpu.partition", f"{size}: GPUs are cut up under mig only", 'parts.gpu.sharing = "mig" on GKE'
 
     def _gpu_rules(self) -> Iterator[tuple[str, str, str]]:
         # An existing cluster may have GPU nodes; only the cluster itself can tell.

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from slipway.contract import load_contract
 from slipway.environment import Environment
 from slipway.errors import Problem, SlipwayError
-from slipway.labels_schema import from_micros, label_table, open_engine, prediction_table, to_micros
+from slipway.labels_schema import from_micros, insert_new, label_table, open_labels, prediction_table, to_micros
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,11 +75,11 @@ def judged_at(subject_time: datetime, longest_delay: timedelta) -> datetime:
 
 
 class LabelStore:
-    """The labels of one environment, in an SQL database of their own. Safe for several threads and processes."""
+    """The labels of one environment, in SQL tables of their own. Safe for several threads and processes."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self._engine: Engine = open_engine(environment.state.labels_url)
+        self._engine: Engine = open_labels(environment.state.labels_url)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -89,8 +89,12 @@ class LabelStore:
                 yield connection
         except OperationalError as error:
             raise SlipwayError(
-                f"labels.db could not be written: {error.orig}", hint="free disk space; try again"
+                f"the labels could not be written: {error.orig}", hint="free disk space; try again"
             ) from error
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
 
     def _reading(self) -> Connection:
         return self._engine.connect().execution_options(slipway_reads=True)
@@ -121,7 +125,7 @@ class LabelStore:
         ]
         if rows:
             with self._writing() as connection:
-                connection.execute(insert(prediction_table).prefix_with("OR IGNORE"), rows)
+                connection.execute(insert_new(connection, prediction_table), rows)
 
     def read(
         self,

@@ -6,6 +6,7 @@ Moments are stored as microseconds since 1970 in UTC: labels are read in bulk, a
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -17,14 +18,15 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    create_engine,
-    event,
 )
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.dialects import postgresql, sqlite
+
+from slipway.database import open_engine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_WRITER_LOCK = 0x51_1B_AA_12
+"""Postgres: the key of the advisory lock that makes writers take turns; not the ledger's."""
 _metadata = MetaData()
 
 label_table = Table(
@@ -60,26 +62,12 @@ def from_micros(value: int) -> datetime:
     return _EPOCH + value * _MICROSECOND
 
 
-def open_engine(url: str) -> Engine:
-    """The label database, created on first use. Writers queue for at most five seconds; readers never wait."""
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    _metadata.create_all(engine)
-    return engine
+def insert_new(connection: Connection, table: Table) -> Any:
+    """An insertion that leaves rows alone whose key is there already; both dialects spell it alike."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    return dialect.insert(table).on_conflict_do_nothing()
 
 
-def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # transactions are begun below, not guessed by the driver
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout = 5000")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")  # an accepted label outlives a power cut
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A deferred transaction that turns into a writer fails at once when another writes; an immediate one waits.
-    mode = "DEFERRED" if connection.get_execution_options().get("slipway_reads") else "IMMEDIATE"
-    connection.exec_driver_sql(f"BEGIN {mode}")
+def open_labels(url: str) -> Engine:
+    """The label database, created on first use."""
+    return open_engine(url, _metadata, writer_lock=_WRITER_LOCK)

@@ -1,4 +1,4 @@
-"""The registry: MLflow's tracking and model registry over its REST API, with the token of role `internal`.
+"""The registry: MLflow's tracking and model registry over its REST API, with the token of role `internal`, or a login.
 
 MLflow's own client is not used: its import costs 3 s and 200 MB in every process that only wants a bundle, and
 `mlflow.pyfunc` would run code from it. The REST API (version 2.0) and its artifact proxy are MLflow's public interface.
@@ -9,6 +9,7 @@ Nothing here decides what is released: the ledger does, and aliases mirror it fo
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from slipway import bundle
 from slipway.endpoints import registry_url
 from slipway.environment import Environment
 from slipway.errors import Conflict, NotReady, SlipwayError, Unknown
+from slipway.pod import LOGIN
 from slipway.tokens import read_token
 
 RUN_KEY, DIGEST, STATE = "slipway.run_key", "slipway.digest", "slipway.state"
@@ -199,13 +201,15 @@ class Registry:
 
     @contextmanager
     def _client(self) -> Iterator[httpx.Client]:
-        headers = {"Authorization": f"Bearer {read_token(self._environment, 'internal')}"}
+        headers = {"Authorization": authorization_of(self._environment)}
         timeout = httpx.Timeout(30, connect=5)
+        pod = self._environment.pod
         # trust_env: a proxy or .netrc of the user's must never see the token.
         with httpx.Client(
             base_url=registry_url(self._environment),
             headers=headers,
             timeout=timeout,
+            verify=pod.trust() if pod else True,
             transport=self._transport,
             trust_env=False,
         ) as client:
@@ -257,6 +261,14 @@ class Registry:
         except httpx.HTTPError as error:
             message = f"registry: {file.name} was cut off: {error or type(error).__name__}"
             raise NotReady(message, hint="slipway status") from error
+
+
+def authorization_of(environment: Environment) -> str:
+    """The token that the gateway asks for; in a cluster, where MLflow itself asks, its login."""
+    if environment.pod is None:
+        return f"Bearer {read_token(environment, 'internal')}"
+    login = ":".join(environment.pod.read(f"{LOGIN}/{name}") for name in ("username", "password"))
+    return f"Basic {b64encode(login.encode()).decode()}"
 
 
 def _send(request: Callable[[], httpx.Response], tries: int) -> httpx.Response:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 
-from slipway import logs, unix_sockets
-from slipway.endpoints import socket_of
+from slipway import listening, logs
 from slipway.environment import Environment, open_environment
 from slipway.targets.local.ports import read_ports
 
@@ -46,7 +45,7 @@ def main() -> None:
     # Creates the database, or refuses one of another release, before the first request asks for it.
     store = os.environ["_MLFLOW_SERVER_FILE_STORE"]
     handlers.initialize_backend_stores(store, store, _ARTIFACTS)
-    unix_sockets.serve(app, socket_of(environment, "mlflow"))
+    listening.serve(app, environment, "mlflow")
 
 
 if __name__ == "__main__":

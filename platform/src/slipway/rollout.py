@@ -100,6 +100,7 @@ def apply_traffic(environment: Environment, ledger: Ledger, target: Target, mode
         if wanted is None or target.read_traffic(model) == wanted:
             return False
         failpoint("traffic.before_gateway")
+        ledger.guard()
         target.set_traffic(model, wanted)
         failpoint("traffic.after_gateway")
         return True

@@ -1,34 +1,67 @@
 """What a browser holds instead of a token: a session, opened by a one-time address that the command line prints.
 
-Codes and sessions are files named by the hash of what the browser holds, so that nobody who reads the folder can use
-them; a code is spent by removing its file, which succeeds once. A session is good for one host name (door); the
-sessions of the dashboards hang on the portal's and end with it. Expiry is wall-clock time.
+Codes and sessions are rows named by the hash of what the browser holds, so that nobody who reads the table can use
+them; a code is spent by the statement that removes its row, which succeeds once. In a cluster all portals share the
+tables, on one machine they are a file of their own beside the tokens. A session is good for one host name (door); the
+sessions of the dashboards hang on the portal's and end with it. All of a role's end when its token is replaced. Expiry
+is wall-clock time.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import secrets
 import time
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 
+from sqlalchemy import Column, Connection, Engine, Float, MetaData, String, Table, delete, insert, select
+from sqlalchemy.exc import OperationalError
+
+from slipway.database import open_engine
 from slipway.environment import Environment
-from slipway.files import write_atomically
+from slipway.errors import NotReady
+from slipway.tokens import Role, read_token
 
 CODE_LIFETIME = 300.0
 """Seconds within which a one-time address must be opened."""
 SESSION_LIFETIME = 12 * 3600.0
 """Seconds after which a browser has to log in again."""
 
+_WRITER_LOCK = 0x51_1B_AA_13
+_CONNECT_WITHIN = 3
+_metadata = MetaData()
+_COLUMNS = (
+    ("role", String(20)),
+    ("door", String(20)),
+    ("bound_to", String(64)),  # a hash of the role's token when the code was made
+    ("expires", Float),
+)
+_code = Table(
+    "login_code",
+    _metadata,
+    Column("digest", String(64), primary_key=True),
+    *(Column(name, kind, nullable=False) for name, kind in _COLUMNS),
+    Column("root", String(64), nullable=False),  # empty for a login at the portal
+    Column("ends", Float, nullable=False),  # the session that it opens
+)
+_session = Table(
+    "browser_session",
+    _metadata,
+    Column("digest", String(64), primary_key=True),
+    *(Column(name, kind, nullable=False) for name, kind in _COLUMNS),
+    Column("root", String(64), nullable=False, index=True),
+)
+
 
 @dataclass(frozen=True)
 class Session:
     """What a browser may do, where, and until when."""
 
-    role: str
+    role: Role
     door: str
     expires: float
     """Seconds since the epoch."""
@@ -36,91 +69,91 @@ class Session:
     """Hash of the portal session that this one hangs on; of itself for that one."""
 
 
-def issue_code(environment: Environment, role: str, door: str = "portal", *, parent: Session | None = None) -> str:
-    """A code for a one-time address of this door; `parent` is the portal session that asks for it."""
-    code = secrets.token_urlsafe(32)
-    root, ends = (parent.root, parent.expires) if parent else ("", time.time() + SESSION_LIFETIME)
-    folder = _folder(environment, "logins")
-    _forget_expired(folder)
-    valid = {"role": role, "door": door, "expires": time.time() + CODE_LIFETIME, "root": root, "ends": ends}
-    write_atomically(folder / _digest(code), json.dumps(valid))
-    return code
+class SessionStore:
+    """The codes and sessions of one environment; safe for several threads and processes. Opened when first asked.
 
+    Raises NotReady where the database does not answer.
+    """
 
-def exchange(environment: Environment, code: str, door: str) -> tuple[str, Session] | None:
-    """Spend a code: the value of the browser's cookie, and its session. None for a code that is wrong, spent, expired
-    or for another door; a code that was tried at the wrong door is spent as well."""
-    file = _folder(environment, "logins") / _digest(code)
-    try:
-        valid = json.loads(file.read_text())
-        file.unlink()
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    if valid["door"] != door or valid["expires"] < time.time():
-        return None
-    value = secrets.token_urlsafe(32)
-    session = Session(valid["role"], door, valid["ends"], valid["root"] or _digest(value))
-    folder = _folder(environment, "sessions")
-    _forget_expired(folder)
-    write_atomically(folder / _digest(value), json.dumps(asdict(session)))
-    return value, session
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
 
+    def prepare(self) -> None:
+        """Make the tables that are missing."""
+        with self._connection():
+            pass
 
-def find_session(environment: Environment, value: str, door: str) -> Session | None:
-    """The session behind a cookie; None when it has ended, is not for this door, or the portal's has ended."""
-    folder = environment.state.secrets / "sessions"
-    session = _read(folder / _digest(value))
-    if session is None or session.door != door or session.expires < time.time():
-        return None
-    return session if (folder / session.root).exists() else None
+    def issue_code(self, role: Role, door: str = "portal", *, parent: Session | None = None) -> str:
+        """A code for a one-time address of this door; `parent` is the portal session that asks for it."""
+        code = secrets.token_urlsafe(32)
+        now = time.time()
+        root, ends = (parent.root, parent.expires) if parent else ("", now + SESSION_LIFETIME)
+        row: dict[str, object] = {"digest": _digest(code), "role": role, "door": door, "bound_to": self._bond(role)}
+        row |= {"expires": now + CODE_LIFETIME, "root": root, "ends": ends}
+        with self._connection() as connection:
+            for table in (_code, _session):
+                connection.execute(delete(table).where(table.c.expires < now))
+            connection.execute(insert(_code).values(row))
+        return code
 
+    def exchange(self, code: str, door: str) -> tuple[str, Session] | None:
+        """Spend a code: the value of the browser's cookie, and its session. None for a code that is wrong, spent,
+        expired or for another door; a code that was tried at the wrong door is spent as well."""
+        value = secrets.token_urlsafe(32)
+        with self._connection() as connection:
+            spent = connection.execute(delete(_code).where(_code.c.digest == _digest(code)).returning(_code)).first()
+            if spent is None or spent.door != door or spent.expires < time.time():
+                return None
+            session = Session(spent.role, door, spent.ends, spent.root or _digest(value))
+            row = {"digest": _digest(value), "bound_to": spent.bound_to, **vars(session)}
+            connection.execute(insert(_session).values(row))
+        return value, session
 
-def end_session(environment: Environment, session: Session) -> None:
-    """Log out: the portal's session and all that hang on it."""
-    folder = environment.state.secrets / "sessions"
-    for file in folder.glob("*"):
-        found = _read(file)
-        if found and found.root == session.root:
-            file.unlink(missing_ok=True)
+    def find(self, value: str, door: str) -> Session | None:
+        """The session behind a cookie; None when it has ended, is not for this door, or the portal's has ended."""
+        root = _session.alias("root")
+        wanted = select(_session).join(root, root.c.digest == _session.c.root)
+        wanted = wanted.where(_session.c.digest == _digest(value), _session.c.door == door)
+        with self._connection(reads=True) as connection:
+            row = connection.execute(wanted).first()
+        if row is None or row.expires < time.time() or row.bound_to != self._bond(row.role):
+            return None
+        return Session(row.role, row.door, row.expires, row.root)
 
+    def end(self, session: Session) -> None:
+        """Log out: the portal's session and all that hang on it."""
+        with self._connection() as connection:
+            for table in (_session, _code):
+                connection.execute(delete(table).where(table.c.root == session.root))
 
-def end_sessions(environment: Environment, roles: Collection[str]) -> int:
-    """Log out every browser with one of these roles, and make their unused codes worthless. Returns how many."""
-    ended = 0
-    for name in ("sessions", "logins"):
-        for file in (environment.state.secrets / name).glob("*"):
-            try:
-                role = json.loads(file.read_text())["role"]
-            except (OSError, ValueError, KeyError):
-                continue
-            if role in roles:
-                file.unlink(missing_ok=True)
-                ended += name == "sessions"
-    return ended
+    def close(self) -> None:
+        """Give the connections back."""
+        if "_engine" in self.__dict__:
+            self._engine.dispose()
 
+    @cached_property
+    def _engine(self) -> Engine:
+        state = self._environment.state
+        if state.sessions_file is not None:
+            # Created private: SQLite gives its side files the mode of the database.
+            os.close(os.open(state.sessions_file, os.O_CREAT | os.O_RDWR, 0o600))
+        return open_engine(state.sessions_url, _metadata, writer_lock=_WRITER_LOCK, connect_within=_CONNECT_WITHIN)
 
-def _read(file: Path) -> Session | None:
-    try:
-        return Session(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+    @contextmanager
+    def _connection(self, *, reads: bool = False) -> Iterator[Connection]:
+        """One transaction, whole or not at all."""
+        try:
+            with self._engine.connect().execution_options(slipway_reads=reads) as connection, connection.begin():
+                yield connection
+        except (OperationalError, OSError) as error:
+            reason = getattr(error, "orig", error)
+            raise NotReady(f"the database of logins does not answer: {reason}", hint="try again") from error
+
+    def _bond(self, role: Role) -> str:
+        """What a session is bound to: another token of its role, and it is none."""
+        return _digest(f"session by {read_token(self._environment, role)}")
 
 
 def _digest(value: str) -> str:
     # The values are random and long: a plain hash of them cannot be searched.
     return hashlib.sha256(value.encode()).hexdigest()
-
-
-def _folder(environment: Environment, name: str) -> Path:
-    folder = environment.state.secrets / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
-
-
-def _forget_expired(folder: Path) -> None:
-    for file in folder.glob("[0-9a-f]*"):
-        try:
-            if json.loads(file.read_text())["expires"] < time.time():
-                file.unlink(missing_ok=True)
-        except (OSError, ValueError, KeyError):
-            continue

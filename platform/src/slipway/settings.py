@@ -6,6 +6,7 @@ Only what differs from the defaults needs to stand in a file; `platform/environm
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -16,10 +17,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from slipway.durations import Duration, parse_duration
 from slipway.errors import InvalidSettings, Problem, Unknown
 from slipway.kubernetes_settings import KubernetesSettings
-from slipway.section import Section
+from slipway.section import ROOT, LocalPath, Section
 from slipway.validation import HINT, problems_of
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = ROOT
 ENVIRONMENTS = REPOSITORY / "platform" / "environments"
 
 Port = Annotated[int, Field(strict=True, ge=0, le=65535)]
@@ -27,7 +28,7 @@ Port = Annotated[int, Field(strict=True, ge=0, le=65535)]
 
 class ClockSettings(Section):
     source: Literal["replay", "utc"] = "replay"
-    """Where event time comes from: a replay sets it, or it is UTC now."""
+    """Where event time comes from: a replay sets it, or it is UTC now (always on Kubernetes)."""
 
 
 class GatewaySettings(Section):
@@ -115,7 +116,7 @@ class Settings(Section):
     """Name of the environment, in URLs and object names."""
     target: Literal["local", "kubernetes"] = "local"
     """What runs the platform: `local` keeps processes on this machine, `kubernetes` needs the table of that name."""
-    state_dir: Path = Path(".slipway/local")
+    state_dir: LocalPath = Path(".slipway/local")
     """Folder of all data, relative to the repository; on Kubernetes `.slipway/<name>` unless set."""
     clock: ClockSettings = ClockSettings()
     gateway: GatewaySettings = GatewaySettings()
@@ -128,22 +129,22 @@ class Settings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _own_folder_for_each_cluster(cls, document: Any) -> Any:
-        # Two clusters in one folder would share secrets and state.
+    def _defaults_of_a_cluster(cls, document: Any) -> Any:
+        # Two clusters in one folder would share secrets and state; and nobody replays on one.
         if isinstance(document, dict) and document.get("target") == "kubernetes" and "name" in document:
-            return {"state_dir": f".slipway/{document['name']}"} | document
+            return {"state_dir": f".slipway/{document['name']}", "clock": {"source": "utc"}} | document
         return document
-
-    @field_validator("state_dir")
-    @classmethod
-    def _below_the_repository_unless_absolute(cls, value: Path) -> Path:
-        return value if value.is_absolute() else REPOSITORY / value
 
     @model_validator(mode="after")
     def _target_and_table_go_together(self) -> Settings:
         if self.target == "kubernetes" and self.kubernetes is None:
             raise ValueError(
                 f'target "kubernetes" has no [kubernetes] table{HINT}add [kubernetes] with provider = "..."'
+            )
+        if self.target == "kubernetes" and self.clock.source == "replay":
+            # A replay's clock is a file, and pods share none.
+            raise ValueError(
+                f'clock.source "replay" is for one machine, not for a cluster{HINT}leave [clock] out, or "utc"'
             )
         if self.target == "local" and self.kubernetes is not None:
             raise ValueError(
@@ -164,8 +165,11 @@ def load_settings(name: str) -> tuple[Path, Settings]:
     """Read and check an environment file. Raises InvalidSettings with every mistake by its dotted key."""
     file = environment_file(name)
     try:
-        document = tomllib.loads(file.read_text())
-    except tomllib.TOMLDecodeError as error:
+        text = file.read_text(encoding="utf-8")
+        document = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise InvalidSettings(Problem(str(file), f"cannot be read: {error.strerror}", f"ls -l {file}")) from error
+    except ValueError as error:  # of TOML, of JSON, or of a text that is not UTF-8
         raise InvalidSettings(
             Problem(str(file), f"not TOML: {error}", "see platform/environments/example.toml")
         ) from error

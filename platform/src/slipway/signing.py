@@ -17,17 +17,16 @@ if TYPE_CHECKING:
     from model_signing import hashing
 
 SIGNATURE = "slipway.sig"
-_PRIVATE, _PUBLIC = "signing.key", "signing.pub"
 
 
 def private_key_of(environment: Environment) -> Path:
     """PEM, readable by this user only."""
-    return environment.state.secrets / _PRIVATE
+    return environment.state.signing_key
 
 
 def public_key_of(environment: Environment) -> Path:
     """PEM; what a server verifies bundles with."""
-    return environment.state.secrets / _PUBLIC
+    return environment.state.signing_public
 
 
 def prepare(environment: Environment) -> None:

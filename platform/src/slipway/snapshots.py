@@ -1,19 +1,20 @@
 """Data snapshots: the rows that a training run saw, kept as Parquet files named by the hash of their content.
 
-Below `state.pipelines/snapshots/`. The same rows are the same snapshot, whenever they were taken.
+The same rows are the same snapshot, whenever they were taken.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway.environment import Environment
 from slipway.errors import Refused, Unknown
+from slipway.files import write_atomically
+from slipway.object_path import AnyPath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +37,7 @@ def keep_snapshot(environment: Environment, file: Path) -> str:
     target = _file_of(environment, snapshot_id)
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = target.with_name(f".{snapshot_id}.{os.getpid()}")
-        shutil.copyfile(file, draft)
-        draft.replace(target)
+        write_atomically(target, file.read_bytes())
     return snapshot_id
 
 
@@ -46,13 +45,16 @@ def read_snapshot(environment: Environment, snapshot_id: str, columns: list[str]
     """The rows of a snapshot. Raises Unknown when it is not kept, Refused when its content is not what its id says."""
     import pandas as pd
 
-    file = _file_of(environment, snapshot_id)
-    if not re.fullmatch(r"[0-9a-f]{64}", snapshot_id) or not file.is_file():
+    if not re.fullmatch(r"[0-9a-f]{64}", snapshot_id):
         raise Unknown("snapshot", snapshot_id)
-    if digest_of(file) != snapshot_id:
+    try:
+        content = _file_of(environment, snapshot_id).read_bytes()
+    except FileNotFoundError:
+        raise Unknown("snapshot", snapshot_id) from None
+    if hashlib.sha256(content).hexdigest() != snapshot_id:
         raise Refused(f"snapshot {snapshot_id[:12]}: the file was changed")
-    return pd.read_parquet(file, columns=columns)
+    return pd.read_parquet(io.BytesIO(content), columns=columns)
 
 
-def _file_of(environment: Environment, snapshot_id: str) -> Path:
-    return environment.state.pipelines / "snapshots" / f"{snapshot_id}.parquet"
+def _file_of(environment: Environment, snapshot_id: str) -> AnyPath:
+    return environment.state.snapshots / f"{snapshot_id}.parquet"

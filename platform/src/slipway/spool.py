@@ -12,14 +12,14 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slipway.files import write_atomically
 from slipway.logs import get_logger
+from slipway.object_path import AnyPath
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +58,7 @@ class Spool:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         schema: pa.Schema,
         *,
         constants: Mapping[str, Any],
@@ -200,14 +200,18 @@ def _expanded(value: Any, length: int) -> Any:
     return value if isinstance(value, list | np.ndarray) else [value] * length
 
 
-def list_files(spool: Path) -> dict[str, list[Path]]:
+def list_files(spool: AnyPath) -> dict[str, list[AnyPath]]:
     """Revision (`<model>-<version>`) to its whole files, oldest first within each server start."""
     return {
-        folder.name: sorted(folder.glob("[!.]*.arrow")) for folder in sorted(spool.glob("[!.]*")) if folder.is_dir()
+        folder.name: _sorted(folder.glob("[!.]*.arrow")) for folder in _sorted(spool.glob("[!.]*")) if folder.is_dir()
     }
 
 
-def read_file(file: Path) -> pa.Table:
+def _sorted(files: Iterable[AnyPath]) -> list[AnyPath]:
+    return sorted(files, key=str)
+
+
+def read_file(file: AnyPath) -> pa.Table:
     """The rows of one spool file. Raises pyarrow.ArrowInvalid when it is none."""
     import pyarrow as pa
 

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 from slipway.environment import Environment
 from slipway.errors import InvalidInput, NotReady, Problem, SlipwayError, Unknown
 from slipway.files import sync_folder, write_atomically
+from slipway.pod import TOKENS
 
 Role = Literal["predict", "labels", "read", "operate", "internal"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -33,12 +34,14 @@ def token_file(environment: Environment, role: Role) -> Path:
     """Where the role's token is, to be passed on instead of the token. Raises Unknown for a role that is none."""
     if role not in ROLES:
         raise Unknown("role", role, ROLES)
-    return environment.state.secrets / "tokens" / role
+    return environment.state.tokens / role
 
 
 def read_token(environment: Environment, role: Role) -> str:
     """The token of a role. Raises NotReady before the first start, SlipwayError when others may read the file."""
     file = token_file(environment, role)
+    if environment.pod is not None:
+        return environment.pod.read(f"{TOKENS}/{role}")
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -55,8 +58,10 @@ def read_token(environment: Environment, role: Role) -> str:
 
 
 def prepare(environment: Environment) -> list[Role]:
-    """Make the tokens that are missing; those that exist stay. Returns the roles that got one."""
+    """Make the tokens that are missing; those that exist stay, a pod's are given. Returns the roles that got one."""
     environment.state.prepare()
+    if environment.pod is not None:
+        return []
     return [role for role in ROLES if _create(token_file(environment, role))]
 
 

@@ -1,4 +1,4 @@
-"""HTTP on unix sockets that only this user can open: binding, serving an ASGI application, asking."""
+"""HTTP on unix sockets that only this user can open: binding and asking."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import httpx
@@ -30,14 +30,6 @@ def bind_socket(path: Path, *, backlog: int = 1024) -> socket.socket:
         os.umask(before)
     listener.listen(backlog)
     return listener
-
-
-def serve(application: Any, path: Path, *, grace: int = 5) -> None:
-    """Serve an ASGI application until SIGTERM; requests in flight get `grace` seconds to end."""
-    import uvicorn
-
-    config = uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=grace)
-    uvicorn.Server(config).run(sockets=[bind_socket(path)])
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -13,6 +13,10 @@ HINT = "\nhint: "
 """Between what is wrong and what to do, in the ValueError of a validator."""
 
 
+_SPOKEN = {"tuple_type": "not a list", "path_type": "not a path in quotes"}
+"""For what pydantic says in the words of Python."""
+
+
 class BrokenRules(ValueError):
     """Rules between keys of one table, all of them: (key below the table, what is wrong, what to do)."""
 
@@ -44,7 +48,8 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
             known = _keys_at(model, detail["loc"])
             problems.append(Problem(where, f"{given!r} stands where keys belong", f"known keys: {', '.join(known)}"))
         else:
-            message, _, hint = detail["msg"].removeprefix("Value error, ").partition(HINT)
+            spoken = _SPOKEN.get(kind, detail["msg"])
+            message, _, hint = spoken.removeprefix("Value error, ").partition(HINT)
             shown = f"{given!r}: " if isinstance(given, str | int | float | bool) and repr(given) not in message else ""
             problems.append(
                 Problem(where, f"{shown}{message[:1].lower()}{message[1:]}", hint or _meaning_at(model, detail["loc"]))

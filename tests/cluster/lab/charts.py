@@ -23,17 +23,11 @@ WEBHOOKS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 
 def render(chart: Path, release: str, namespace: str, values: Mapping[str, Any]) -> list[Object]:
     """The chart's objects, in its order and without its hooks."""
-    command = [
-        find_program("helm"),
-        "template",
-        release,
-        chart,
-        "--namespace",
-        namespace,
-        "--no-hooks",
-        "--values",
-        "-",
-    ]
+    command = [find_program("helm"), "template", release, chart, "--namespace", namespace, "--no-hooks"]
+    # Envoy Gateway's charts get their values when they are released: only images are missing, which ours name.
+    for template in chart.glob("values.tmpl.yaml"):
+        command += ["--values", template]
+    command += ["--values", "-"]
     done = subprocess.run(
         [str(part) for part in command],
         input=json.dumps(values),
@@ -53,15 +47,15 @@ def of_kinds(objects: Iterable[Object], *kinds: str) -> list[Object]:
     return [item for item in objects if item["kind"] in kinds]
 
 
-def call_by_address(configuration: Object, port: int, authority: str) -> Object:
-    """A webhook configuration whose Service nobody could resolve: called on this machine instead.
+def call_by_address(configuration: Object, host: str, port: int, authority: str) -> Object:
+    """A webhook configuration whose Service nobody could resolve: called at this machine's address instead.
 
     `authority` is the base64 text that its certificate is checked with.
     """
     for webhook in configuration["webhooks"]:
         service = webhook["clientConfig"].pop("service")
         webhook["clientConfig"] |= {
-            "url": f"https://127.0.0.1:{port}{service.get('path', '')}",
+            "url": f"https://{host}:{port}{service.get('path', '')}",
             "caBundle": authority,
         }
     configuration["metadata"].get("annotations", {}).pop("cert-manager.io/inject-ca-from", None)

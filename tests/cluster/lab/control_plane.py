@@ -10,9 +10,10 @@ import json
 import os
 import ssl
 import subprocess
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ Object = dict[str, Any]
 
 SERVICES, PODS = "10.96.0.0/16", "10.244.0.0/16"
 NODE_ANNOTATION = "kwok.x-k8s.io/node"
+_NOTES = ("Event", "Lease", "ComponentStatus")
+_DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+_METADATA = "application/json;g=meta.k8s.io;v=v1;as=PartialObjectMetadataList"
 _POD_STAGES = ("pod/fast/pod-ready", "pod/fast/pod-delete")
 READY_WITHIN = 90.0
 COMMAND_WITHIN = 120.0
@@ -43,6 +47,8 @@ class ControlPlane:
         self._ports = {"etcd": etcd, "peers": etcd_peers, "manager": manager, "scheduler": scheduler}
         self.url = f"https://127.0.0.1:{api}"
         self._api_port = api
+        self.webhook_host = "127.0.0.1"
+        """Where the API server finds controllers of this machine."""
 
     def __enter__(self) -> ControlPlane:
         try:
@@ -86,15 +92,28 @@ class ControlPlane:
         return done.stdout
 
     def apply(self, objects: Iterable[Object]) -> None:
-        """Server-side, with unknown fields refused; changes what others set."""
+        """Server-side, with unknown fields refused; changes what others set. Definitions are in force then."""
         text = yaml.dump_all(list(objects), Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
-        self.kubectl("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-", text=text)
+        self._apply("--validate=strict", "-f", "-", text=text)
 
     def apply_files(self, files: Iterable[Path]) -> None:
         """Definitions, mostly: server-side, since the largest do not fit into an annotation."""
-        arguments = [part for file in files for part in ("-f", str(file))]
-        self.kubectl("apply", "--server-side", "--force-conflicts", *arguments)
-        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        self._apply(*(part for file in files for part in ("-f", str(file))))
+
+    def _apply(self, *arguments: str, text: str = "") -> None:
+        made = self.kubectl("apply", "--server-side", "--force-conflicts", "-o", "name", *arguments, text=text)
+        # Not all that are there: some have a megabyte of schema.
+        definitions = [name for name in made.split() if name.startswith("customresourcedefinition")]
+        if definitions:
+            self._wait("definitions are in force", lambda: self._are_established(definitions))
+
+    def _are_established(self, definitions: Sequence[str]) -> bool:
+        """False, too, for one that has no conditions yet, at which kubectl's own waiting ends with an error."""
+        try:
+            self.kubectl("wait", "--for=condition=Established", *definitions, "--timeout=60s")
+        except LabError:
+            return False
+        return True
 
     def create_namespace(self, name: str, labels: dict[str, str] | None = None) -> None:
         """Does nothing to one that is there but for its labels. Returns when pods can be made in it."""
@@ -117,7 +136,45 @@ class ControlPlane:
         """Returns when it is gone, finalizers and all."""
         self.kubectl("delete", kind, name, "-n", namespace, "--ignore-not-found", "--timeout=60s")
 
-    def pids(self) -> list[int]:
+    def inventory(self) -> set[str]:
+        """Every object, as `kind.group namespace/name`, but for the notes that the cluster keeps of itself."""
+        return {
+            f"{kind} {item['metadata'].get('namespace', '')}/{item['metadata']['name']}"
+            for kind, path in self._kinds().items()
+            for item in self._list_metadata(path)
+        }
+
+    def _kinds(self) -> dict[str, str]:
+        """Kinds that can be listed, and where."""
+        found: dict[str, str] = {}
+        for root in ("api", "apis"):
+            for group in json.loads(self._fetch(f"/{root}", _DISCOVERY))["items"]:
+                name = group["metadata"].get("name", "")
+                # The version that the API server prefers comes first, and here last.
+                for version in reversed(group["versions"]):
+                    # A group that another server should answer for, and does not, has none.
+                    for resource in version.get("resources", []):
+                        kind = f"{resource['responseKind']['kind']}.{name}"
+                        if "list" in resource["verbs"] and kind.partition(".")[0] not in _NOTES:
+                            place = "/".join(part for part in (root, name, version["version"]) if part)
+                            found[kind] = f"/{place}/{resource['resource']}"
+        return found
+
+    def _list_metadata(self, path: str) -> Sequence[Object]:
+        deadline = time.monotonic() + READY_WITHIN
+        while True:
+            try:
+                found: Sequence[Object] = json.loads(self._fetch(path, _METADATA))["items"] or []
+                return found
+            except urllib.error.HTTPError as error:
+                if error.code == 404:  # its definition went meanwhile
+                    return []
+                # The kind is new, and its storage not ready.
+                if error.code != 429 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def pids(self) -> Sequence[int]:
         """Of its processes."""
         return [process.pid for process in self._processes]
 
@@ -254,15 +311,19 @@ class ControlPlane:
     # --- asking -------------------------------------------------------------------------------------------------------
 
     def _ask(self, path: str) -> str | None:
+        try:
+            return self._fetch(path)
+        except OSError:
+            return None
+
+    def _fetch(self, path: str, accept: str = "application/json") -> str:
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._context)
         )
-        try:
-            with opener.open(self.url + path, timeout=10) as answer:
-                text: str = answer.read().decode()
-                return text
-        except (OSError, urllib.error.URLError):
-            return None
+        request = urllib.request.Request(self.url + path, headers={"Accept": accept})  # noqa: S310 -- always https
+        with opener.open(request, timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
 
     def _wait(self, what: str, probe: Any) -> None:
         wait_until(what, probe, READY_WITHIN, self._processes)

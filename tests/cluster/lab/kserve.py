@@ -32,7 +32,7 @@ def kserve(control_plane: ControlPlane, values: Mapping[str, Any]) -> Iterator[P
     rendered = charts.render(source / "charts" / "kserve-resources", "kserve", NAMESPACE, values)
     control_plane.create_namespace(NAMESPACE)
     control_plane.apply(charts.of_kinds(rendered, "ConfigMap", *charts.PERMISSIONS))
-    authority = _create_certificates(folder)
+    authority = _create_certificates(folder, control_plane.webhook_host)
     webhooks, probes, metrics = free_ports(3)
     process = Process(
         "kserve-manager",
@@ -54,7 +54,7 @@ def kserve(control_plane: ControlPlane, values: Mapping[str, Any]) -> Iterator[P
         wait_until("KServe's manager is ready", lambda: is_healthy(probes, "/readyz"), READY_WITHIN, [process])
         hooks = charts.of_kinds(rendered, *charts.WEBHOOKS)
         control_plane.apply(
-            [charts.call_by_address(hook, webhooks, authority) for hook in hooks]
+            [charts.call_by_address(hook, control_plane.webhook_host, webhooks, authority) for hook in hooks]
             + charts.of_kinds(rendered, "ClusterStorageContainer")
         )
         yield process
@@ -62,9 +62,9 @@ def kserve(control_plane: ControlPlane, values: Mapping[str, Any]) -> Iterator[P
         process.stop()
 
 
-def _create_certificates(folder: Path) -> str:
+def _create_certificates(folder: Path, host: str) -> str:
     serving = folder / "k8s-webhook-server" / "serving-certs"
     authority = Authority(serving, "authority")
-    pair = authority.sign("tls", hosts=["127.0.0.1", "localhost"])
+    pair = authority.sign("tls", hosts=[host, "localhost"])
     assert (pair.certificate.name, pair.key.name) == ("tls.crt", "tls.key"), "the names that it looks for"
     return base64.b64encode(authority.certificate.read_bytes()).decode()

@@ -34,14 +34,14 @@ def kueue(control_plane: ControlPlane, values: Mapping[str, Any]) -> Iterator[Pr
     folder = control_plane.folder / "kueue"
     certificates = folder / "certificates"
     certificates.mkdir(parents=True, mode=0o700)
-    objects = [_reach_from_here(item, webhooks) for item in rendered if not _runs_in_the_cluster(item)]
+    host = control_plane.webhook_host
+    objects = [_lead_to(host, item, webhooks) for item in rendered if not _runs_in_the_cluster(item)]
     control_plane.create_namespace(NAMESPACE)
     control_plane.apply(item for item in objects if item["kind"] not in charts.WEBHOOKS)
-    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
     # It writes its own authority into these, so they are there before it starts.
     control_plane.apply(charts.of_kinds(objects, *charts.WEBHOOKS))
     configuration = folder / "configuration.yaml"
-    configuration.write_text(_configure(rendered, certificates, webhooks, probes, metrics))
+    configuration.write_text(_configure(rendered, certificates, (host, webhooks), probes, metrics))
     process = Process(
         "kueue-manager",
         [find_program("kueue-manager"), f"--config={configuration}"],
@@ -70,10 +70,10 @@ def _runs_in_the_cluster(item: Object) -> bool:
     return item["kind"] in ("Deployment", "APIService", "PodDisruptionBudget", "ServiceMonitor")
 
 
-def _reach_from_here(item: Object, port: int) -> Object:
+def _lead_to(host: str, item: Object, port: int) -> Object:
     """Every call of the API server to the manager leads to this machine, under the name in its certificate."""
     if item["kind"] == "Service":
-        item["spec"] = {"type": "ExternalName", "externalName": "localhost"}
+        item["spec"] = {"type": "ExternalName", "externalName": host}
     calls = [webhook["clientConfig"] for webhook in item.get("webhooks", [])]
     if item["kind"] == "CustomResourceDefinition":
         calls.append(item["spec"].get("conversion", {}).get("webhook", {}).get("clientConfig", {}))
@@ -83,7 +83,7 @@ def _reach_from_here(item: Object, port: int) -> Object:
     return item
 
 
-def _configure(rendered: list[Object], certificates: Path, webhooks: int, probes: int, metrics: int) -> str:
+def _configure(rendered: list[Object], certificates: Path, webhooks: tuple[str, int], probes: int, metrics: int) -> str:
     (config_map,) = (
         item for item in charts.of_kinds(rendered, "ConfigMap") if "manager-config" in item["metadata"]["name"]
     )
@@ -92,7 +92,7 @@ def _configure(rendered: list[Object], certificates: Path, webhooks: int, probes
         "namespace": NAMESPACE,
         "health": {"healthProbeBindAddress": f"127.0.0.1:{probes}"},
         "metrics": {"bindAddress": f"127.0.0.1:{metrics}"},
-        "webhook": {"host": "127.0.0.1", "port": webhooks, "certDir": str(certificates)},
+        "webhook": {"host": webhooks[0], "port": webhooks[1], "certDir": str(certificates)},
         "leaderElection": {"leaderElect": False},
         # An aggregated API, which is reached by a Service only.
         "featureGates": {**configuration.get("featureGates", {}), "VisibilityOnDemand": False},

@@ -20,7 +20,7 @@ from slipway.targets.local import lifeline
 T = TypeVar("T")
 
 STOP_WITHIN = 15.0
-_PAUSE = 0.05
+_PAUSE = 0.1
 
 
 class LabError(Exception):
@@ -31,7 +31,12 @@ class Process:
     """One program that runs until it is told to stop."""
 
     def __init__(
-        self, name: str, command: Sequence[str | Path], folder: Path, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        started_in: Path | None = None,
     ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
@@ -43,6 +48,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **(environment or {})},
+                cwd=started_in,
                 start_new_session=True,
             )
 

@@ -68,10 +68,8 @@ def _register(
     keep = {"helm.sh/resource-policy": "keep"}
     first: list[pulumi.Resource] = []
     rest: list[pulumi.Resource] = []
-    for item in sorted(objects, key=_order):
-        metadata = item.setdefault("metadata", {})
-        if token.endswith(":Chart") and "namespace" not in metadata and _is_namespaced(item["kind"]):
-            metadata["namespace"] = inputs.get("namespace") or "default"
+    for item in sorted(complete(token, inputs, objects), key=_order):
+        metadata = item["metadata"]
         group = item["apiVersion"] if "/" in item["apiVersion"] else f"core/{item['apiVersion']}"
         place = f"{metadata['namespace']}/" if metadata.get("namespace") else ""
         child = Child(
@@ -86,6 +84,17 @@ def _register(
         )
         (first if item["kind"] in _FIRST else rest).append(child)
     return [*first, *rest]
+
+
+def complete(token: str, inputs: Object, objects: list[Object]) -> list[Object]:
+    """With the namespaces that a chart leaves to helm, and without those of what belongs to none."""
+    for item in objects:
+        metadata = item.setdefault("metadata", {})
+        if item["kind"] in _CLUSTER_WIDE:
+            metadata.pop("namespace", None)
+        elif token.endswith(":Chart") and "namespace" not in metadata:
+            metadata["namespace"] = inputs.get("namespace") or "default"
+    return objects
 
 
 def report_skipped(token: str, name: str, reason: str, inputs: Object) -> None:
@@ -112,7 +121,3 @@ _CLUSTER_WIDE = frozenset(
         "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "FlowSchema", "PriorityLevelConfiguration",
     }
 )  # fmt: skip
-
-
-def _is_namespaced(kind: str) -> bool:
-    return kind not in _CLUSTER_WIDE

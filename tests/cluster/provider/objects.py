@@ -111,8 +111,13 @@ def without_server_fields(live: Object) -> Object:
 
 
 def as_outputs(live: Object) -> Object:
-    """What the state keeps of a live object: all but the long list of who manages which field."""
-    kept = copy.deepcopy(live)
+    """What the state keeps of a live object: all but the long list of who manages which field.
+
+    Of a definition not the schema either, which stands among the inputs: the engine writes all of its state anew at
+    every step.
+    """
+    left_out = ("spec",) if live.get("kind") == "CustomResourceDefinition" else ()
+    kept = {key: copy.deepcopy(value) for key, value in live.items() if key not in left_out}
     kept["metadata"].pop("managedFields", None)
     return kept
 

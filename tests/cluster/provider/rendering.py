@@ -20,6 +20,13 @@ WITHIN = 120
 """Seconds for rendering one chart."""
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Takes a lone `=`, which definitions of Prometheus have among their values, for the word that it is."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: loader.construct_scalar(node))
+
+
 class NotAvailable(Exception):
     """What should be rendered is not on this machine."""
 
@@ -31,7 +38,7 @@ def render_chart(inputs: Object, name: str) -> list[Object]:
         *("--namespace", inputs.get("namespace") or "default", "--no-hooks", "--values", "-"),
         *(("--skip-crds",) if inputs.get("skipCrds") else ("--include-crds",)),
     ]
-    return [item for item in _objects(_run(command, json.dumps(inputs.get("values") or {}))) if not _is_hook(item)]
+    return [item for item in read_objects(_run(command, json.dumps(inputs.get("values") or {}))) if not _is_hook(item)]
 
 
 def render_files(inputs: Object) -> list[Object]:
@@ -42,16 +49,20 @@ def render_files(inputs: Object) -> list[Object]:
         path = _shelf() / file.rpartition("/")[2] if "://" in file else Path(file)
         if not path.is_file():
             raise NotAvailable(f"{file} is not a file on this machine")
-        found += _objects(path.read_text())
-    found += _objects(inputs.get("yaml", ""))
+        found += read_objects(path.read_text())
+    found += read_objects(inputs.get("yaml", ""))
     return found + list(inputs.get("objs", []))
 
 
 def render_folder(inputs: Object) -> list[Object]:
-    """A kustomize folder."""
-    if not Path(inputs["directory"]).is_dir():
-        raise NotAvailable(f"{inputs['directory']} is not a folder on this machine")
-    return list(_objects(_run(["kubectl", "kustomize", inputs["directory"]], "")))
+    """A kustomize folder. Raises NotAvailable when something that it builds on lies elsewhere."""
+    folder = Path(inputs["directory"])
+    if not folder.is_dir():
+        raise NotAvailable(f"{folder} is not a folder on this machine")
+    for base in yaml.safe_load((folder / "kustomization.yaml").read_text()).get("resources") or []:
+        if "://" in base:
+            raise NotAvailable(f"its base {base} is not on this machine")
+    return list(read_objects(_run(["kubectl", "kustomize", str(folder)], "")))
 
 
 def find_chart(inputs: Object) -> Path:
@@ -68,8 +79,9 @@ def _shelf() -> Path:
     return Path(os.environ.get(SHELF) or "/nonexistent")
 
 
-def _objects(text: str) -> Iterator[Object]:
-    for document in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+def read_objects(text: str) -> Iterator[Object]:
+    """Of YAML text, lists taken apart."""
+    for document in yaml.load_all(text, Loader=_Loader):
         if isinstance(document, dict):
             if document.get("kind") == "List":
                 yield from document["items"]

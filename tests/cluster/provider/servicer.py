@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -24,8 +25,12 @@ VERSION = "4.34.2"
 FIELD_MANAGER = "pulumi-kubernetes"
 ABSENT_GROUPS = "SLIPWAY_TEST_ABSENT_GROUPS"
 """API groups, by commas, whose definitions this cluster cannot have: their objects are reported, not applied."""
+NO_DEFINITION = "its definition is not there"
+"""Reason in the report for such an object."""
 NO_OPERATORS = "SLIPWAY_TEST_NO_OPERATORS"
 """`true` where nothing runs what operators' charts bring: their webhooks are applied, and never called."""
+DIES_AFTER = "SLIPWAY_TEST_DIES_AFTER"
+"""Name of an object after whose creation the provider ends as by `kill -9`, before it has answered."""
 
 Answer = TypeVar("Answer")
 _THREADS = 8
@@ -128,7 +133,7 @@ class KubernetesServicer(ProviderServicer):
         identity = objects.identify(_split(request.urn)[0], wanted)
         if _is_absent(identity):
             if not request.preview:
-                report_skipped(_split(request.urn)[0], identity.id, "its definition is not there", {})
+                report_skipped(_split(request.urn)[0], identity.id, NO_DEFINITION, {})
             return identity.id, wanted
         force = self._force_of(wanted)
         if request.preview:
@@ -143,6 +148,8 @@ class KubernetesServicer(ProviderServicer):
         if not self._upsert and self.server.read(*identity):
             raise ApiError(409, f"{identity} is there already, and not ours: import it, or remove it")
         live = self.server.await_ready(self._apply(wanted, force=force, dry_run=False))
+        if os.environ.get(DIES_AFTER) == identity.name:
+            os.kill(os.getpid(), signal.SIGKILL)
         return objects.identify(_split(request.urn)[0], live).id, objects.as_outputs(live)
 
     async def Read(self, request: Any, context: Any) -> Any:  # noqa: N802

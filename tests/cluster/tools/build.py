@@ -91,7 +91,11 @@ TOOLS = (
     ),
     Tool("kserve", "github.com/kserve/kserve", (Program("kserve-manager", "manager"),)),
     Tool("kuberay", "github.com/ray-project/kuberay/ray-operator", (Program("kuberay-operator", "ray-operator"),)),
+    Tool("cloudnative-pg", "github.com/cloudnative-pg/cloudnative-pg", (Program("cnpg-manager", "manager"),)),
     Tool("kueue", "sigs.k8s.io/kueue", (Program("kueue-manager", "kueue"),)),
+    Tool("prometheus", "github.com/prometheus/prometheus", (Program("promtool"),)),
+    # Its numbered releases are tags that no module can have; the pinned one is of the release that versions.toml names.
+    Tool("seaweedfs", "github.com/seaweedfs/seaweedfs", (Program("weed"),)),
     Tool("envoy-gateway", "github.com/envoyproxy/gateway", (Program("envoy-gateway"),)),
 )
 

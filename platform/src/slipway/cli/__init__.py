@@ -10,7 +10,7 @@ import typer
 
 from slipway.cli import data, mirror, models, monitors, platform, releases, secrets, serving
 from slipway.environment import VARIABLE
-from slipway.errors import SlipwayError
+from slipway.errors import SlipwayError, of_system
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -33,8 +33,9 @@ def main() -> None:
     """Run the command line; exit 0, 1 (failed) or 2 (wrong use), never with a traceback."""
     try:
         app(standalone_mode=True)
-    except SlipwayError as error:
-        print(error, file=sys.stderr)  # noqa: T201 -- the one place where an error meets the user
-        sys.exit(error.exit_code)
+    except (SlipwayError, OSError) as error:
+        told = of_system(error) if isinstance(error, OSError) else error
+        print(told, file=sys.stderr)  # noqa: T201 -- the one place where an error meets the user
+        sys.exit(told.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

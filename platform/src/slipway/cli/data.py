@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
+from slipway.cli.operator import open_machine
 from slipway.cli.output import Json, print_json
-from slipway.environment import VARIABLE, open_environment
+from slipway.environment import VARIABLE
 from slipway.errors import InvalidInput, Problem
 
 
@@ -41,7 +42,7 @@ def replay(
     load_contract(model)  # an unknown model ends here, with the names of those that exist
     if not any((REPOSITORY / "pipelines" / model / name).exists() for name in ("replay.py", "replay/__main__.py")):
         raise InvalidInput(Problem("model", f"{model!r} has no replay", f"write pipelines/{model}/replay.py"))
-    environment = open_environment()
+    environment = open_machine()
     command = [sys.executable, "-m", f"pipelines.{model}.replay", "--from", start, "--to", end, *context.args]
     variables = {**os.environ, VARIABLE: str(environment.file.resolve())}
     raise typer.Exit(subprocess.run(command, env=variables, cwd=REPOSITORY, check=False).returncode)
@@ -54,7 +55,7 @@ def backup(
     """Write everything but secrets and logs into one archive, while the platform runs or not."""
     from slipway.backup import write_backup
 
-    environment = open_environment()
+    environment = open_machine()
     written = write_backup(environment, file, report=_progress("archived", as_json))
     if as_json:
         print_json(dataclasses.asdict(written))
@@ -73,7 +74,7 @@ def restore(
     """Bring a backup back into an environment that holds no data; new tokens and keys are made by `slipway up`."""
     from slipway.restore import restore_backup
 
-    environment = open_environment()
+    environment = open_machine()
     restored = restore_backup(environment, file, signer=signer, report=_progress("unpacked", as_json))
     if as_json:
         print_json(dataclasses.asdict(restored))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from slipway.cli.operator import name_operator, open_platform
 from slipway.cli.output import Json, print_facts, print_json
-from slipway.environment import Environment, open_environment
+from slipway.environment import Environment
 from slipway.errors import InvalidInput, NotReady, Problem, Refused, SlipwayError, Unknown
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def list_models(as_json: Json = False) -> None:
     from slipway import contract
     from slipway.ledger import open_ledger, releases, versions
 
-    environment = open_environment()
+    environment = open_platform()
     rows = []
     with open_ledger(environment).read() as session:
         for name in contract.list_models():
@@ -61,7 +61,7 @@ def show_model(model: Model, as_json: Json = False) -> None:
     from slipway.contract import load_contract
     from slipway.ledger import open_ledger, releases, runs, versions
 
-    environment = open_environment()
+    environment = open_platform()
     contract = load_contract(model)
     with open_ledger(environment).read() as session:
         release = releases.read(session, model)
@@ -108,13 +108,13 @@ def archive_model(
 
     if not reason.strip():
         raise InvalidInput(Problem("--reason", "is empty", "say why: it is what the next person reads"))
-    environment = open_environment()
+    environment = open_platform()
     ledger = open_ledger(environment)
     with ledger.transaction() as session:
         if releases.read(session, model) is None:
             raise Unknown("model", model, [row.model for row in releases.list_all(session)])
         as_of = environment.clock.as_of()
-        releases.archive(session, model, actor=getpass.getuser()[:63], reason=reason.strip(), as_of=as_of)
+        releases.archive(session, model, actor=name_operator(), reason=reason.strip(), as_of=as_of)
     if as_json:
         print_json({"model": model, "state": "archived"})
     else:
@@ -139,12 +139,12 @@ def train(
     from slipway.contract import load_contract
     from slipway.ledger import open_ledger, releases, runs
 
-    environment = open_environment()
+    environment = open_platform()
     load_contract(model)
     moment = read_moment(environment, as_of)
     options = {"contract": str(_checked(contract, model))} if contract else {}
     ledger = open_ledger(environment)
-    user = getpass.getuser()[:63]
+    user = name_operator()
     with ledger.transaction() as session:
         release = releases.read(session, model)
         if release is not None and release.archived:

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from slipway.cli.operator import open_platform
 from slipway.cli.output import Json, print_facts
 from slipway.contract import load_contract
-from slipway.environment import VARIABLE, open_environment
+from slipway.environment import VARIABLE
 from slipway.errors import InvalidInput, Problem, SlipwayError
 from slipway.settings import REPOSITORY
 
@@ -37,7 +38,7 @@ def monitor(
 ) -> None:
     """Examine the windows that are due now, or one span, and print what was found."""
     load_contract(model)
-    environment = open_environment()
+    environment = open_platform()
     command = [sys.executable, "-m", "monitoring", "--once", model]
     command += ["--window", window] if window else []
     command += [part for name in kind or [] for part in ("--kind", name)]

@@ -33,11 +33,14 @@ def up(
 ) -> None:
     """Start the platform and wait until every process is ready; a second time changes nothing."""
     from slipway.endpoints import dashboard_url
-    from slipway.sessions import CODE_LIFETIME, issue_code
+    from slipway.gateway_client import request_code
+    from slipway.sessions import CODE_LIFETIME
     from slipway.targets.local import lifecycle, status
 
     environment = open_environment()
     if environment.settings.target == "kubernetes":
+        if retain:
+            raise InvalidInput(Problem("--retain", "on Kubernetes what was made stays anyway", "leave it out"))
         _run_infrastructure(environment, "up", *(["--yes"] if yes else []))
     changed = lifecycle.up(
         environment,
@@ -51,7 +54,7 @@ def up(
         typer.echo(f"  {page:<12} {url}")
     typer.echo(f"  {'tokens':<12} {environment.state.secrets / 'tokens'}")
     if changed:
-        address = f"{dashboard_url(environment, 'portal')}/login?code={issue_code(environment, 'read')}"
+        address = f"{dashboard_url(environment, 'portal')}/login?code={request_code(environment, 'read')}"
         typer.echo(f"  {'log in':<12} {address}")
         typer.echo(f"  {'':<12} (once, within {CODE_LIFETIME / 60:.0f} minutes; `slipway token login` makes another)")
     typer.echo("next: slipway status, or the whole story on real flights: make demo")
@@ -76,6 +79,8 @@ def down(
     from slipway.targets.local import deletion, lifecycle
 
     environment = open_environment()
+    if delete_data and keep_data:
+        raise InvalidInput(Problem("--delete-data, --keep-data", "say the opposite of one another", "name one of them"))
     if environment.settings.target == "kubernetes":
         _run_infrastructure(environment, "down", *(["--yes"] if yes else []), *(["--keep-data"] if keep_data else []))
     name, folder = environment.settings.name, environment.state.root

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from slipway.cli.operator import name_operator, open_platform
 from slipway.cli.output import Json, print_facts, print_json
-from slipway.environment import Environment, open_environment
+from slipway.environment import Environment
 from slipway.errors import InvalidInput, Problem, SlipwayError, Unknown
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def abort_rollout(model: Model, reason: Reason = "aborted by hand", as_json: Jso
     environment, ledger = _open(model)
     as_of = environment.clock.as_of()
     with ledger.transaction() as session:
-        row = rollouts.abort(session, model, actor=_who(), reason=reason, as_of=as_of)
+        row = rollouts.abort(session, model, actor=name_operator(), reason=reason, as_of=as_of)
     apply_traffic(environment, ledger, open_target(environment), model)
     _say(f"{model}: version {row.challenger} was hauled back", _rollout_facts(row), as_json)
 
@@ -114,7 +114,7 @@ def roll_back(
 
     environment, ledger = _open(model)
     switch = rollout.roll_back(
-        environment, ledger, open_target(environment), model, to=to, actor=_who(), reason=_given(reason)
+        environment, ledger, open_target(environment), model, to=to, actor=name_operator(), reason=_given(reason)
     )
     _say_switched(switch, as_json, f"automation is frozen; slipway resume {model} lets it act again")
 
@@ -125,7 +125,7 @@ def resume(model: Model, as_json: Json = False) -> None:
 
     environment, ledger = _open(model)
     with ledger.transaction() as session:
-        release = releases.resume(session, model, actor=_who(), as_of=environment.clock.as_of())
+        release = releases.resume(session, model, actor=name_operator(), as_of=environment.clock.as_of())
     _say(f"{model}: automation acts again", _release_facts(release), as_json)
 
 
@@ -147,7 +147,7 @@ def promote(
         open_target(environment),
         model,
         version,
-        actor=_who(),
+        actor=name_operator(),
         reason=_given(reason),
         unblock=unblock,
     )
@@ -197,17 +197,13 @@ def _open(model: str) -> tuple[Environment, Ledger]:
     from slipway.contract import list_models
     from slipway.ledger import open_ledger, progress, releases
 
-    environment = open_environment()
+    environment = open_platform()
     ledger = open_ledger(environment)
     with ledger.read() as session:
         known = {row.model for row in releases.list_all(session)} | progress.busy_models(session) | set(list_models())
     if model not in known:
         raise Unknown("model", model, sorted(known))
     return environment, ledger
-
-
-def _who() -> str:
-    return getpass.getuser()[:63]
 
 
 def _given(reason: str) -> str:
@@ -221,7 +217,7 @@ def _set_paused(model: str, paused: bool) -> None:
 
     environment, ledger = _open(model)
     with ledger.transaction() as session:
-        row = rollouts.set_paused(session, model, paused, actor=_who(), as_of=environment.clock.as_of())
+        row = rollouts.set_paused(session, model, paused, actor=name_operator(), as_of=environment.clock.as_of())
     typer.echo(f"{model}: the rollout of version {row.challenger} {'is paused' if paused else 'goes on'}")
 
 

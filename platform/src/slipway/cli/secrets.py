@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from slipway.cli.output import Json, print_facts, print_json
-from slipway.environment import Environment, open_environment
+from slipway.environment import open_environment
 from slipway.errors import InvalidInput, NotReady, Problem, SlipwayError
 
 token = typer.Typer(no_args_is_help=True, help="Tokens of the platform's doors, one per role; browser login.")
@@ -42,27 +42,27 @@ def rotate(
     roles: Annotated[list[str] | None, typer.Argument(help="Roles to rotate; all when none is named.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Replace tokens: the old ones are refused at once, and browsers that logged in with these roles are logged out."""
+    """Replace tokens: the old ones are refused at once, and browsers that logged in with these roles are logged out.
+
+    In a cluster both happen at the next `slipway up`.
+    """
     from slipway import tokens
-    from slipway.sessions import end_sessions
     from slipway.targets.local import envoy, traffic
 
     environment = open_environment()
-    chosen = roles or list(tokens.ROLES)
-    files = tokens.rotate(environment, chosen)
-    ended = end_sessions(environment, chosen)
+    files = tokens.rotate(environment, roles or tokens.ROLES)
     # Before the first start there is no gateway whose routes could hold the old tokens.
-    in_force = envoy.is_running(environment)
+    in_force = environment.settings.target == "local" and envoy.is_running(environment)
     if in_force:
         traffic.render(environment)
-    facts = {"rotated": [str(file) for file in files], "logged_out": ended, "in_force": in_force}
     if as_json:
-        print_json(facts)
+        print_json({"rotated": [str(file) for file in files], "in_force": in_force})
         return
     for file in files:
         typer.echo(f"rotated {file}")
-    typer.echo(f"{ended} browsers logged out" if ended else "no browser was logged in")
-    if not in_force:
+    if environment.settings.target == "kubernetes":
+        typer.echo("the cluster takes the old ones until: slipway up")
+    elif not in_force:
         typer.echo("the gateway does not run; it takes the new tokens when it starts")
 
 
@@ -73,21 +73,16 @@ def login(
 ) -> None:
     """Print an address that logs a browser in: it works once, for five minutes."""
     from slipway.endpoints import dashboard_url
-    from slipway.sessions import CODE_LIFETIME, issue_code
+    from slipway.gateway_client import request_code
+    from slipway.sessions import CODE_LIFETIME
+    from slipway.targets.local.routes import READERS
 
-    if role not in ("read", "operate"):
-        raise InvalidInput(Problem("role", f"{role!r} is not for browsers", "one of: read, operate"))
+    wanted = next((known for known in READERS if known == role), None)
+    if wanted is None:
+        raise InvalidInput(Problem("role", f"{role!r} is not for browsers", f"one of: {', '.join(READERS)}"))
     environment = open_environment()
-    _require_gateway(environment)
-    address = f"{dashboard_url(environment, 'portal')}/login?code={issue_code(environment, role)}"
+    address = f"{dashboard_url(environment, 'portal')}/login?code={request_code(environment, wanted)}"
     if as_json:
         print_json({"address": address, "role": role, "valid_seconds": int(CODE_LIFETIME)})
     else:
         typer.echo(address)
-
-
-def _require_gateway(environment: Environment) -> None:
-    from slipway.targets.local import envoy
-
-    if not envoy.is_running(environment):
-        raise NotReady("the gateway does not run, so nobody would answer at the address", hint="slipway up")

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from slipway.cli.operator import open_platform
 from slipway.cli.output import Json, print_facts, print_json
 from slipway.environment import Environment, open_environment
 from slipway.errors import InvalidInput, NotReady, Problem, SlipwayError
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
-_SECONDS = 30.0
 _SHOWN = 50
 
 
@@ -66,7 +66,7 @@ def label(
     from slipway.labels import MAX_BATCH, LabelStore
 
     load_contract(model)
-    environment = open_environment()
+    environment = open_platform()
     as_of = environment.clock.as_of()
     found = read_labels(file, model)
     problems = list(found.problems)
@@ -103,22 +103,9 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _ask(environment: Environment, path: str, document: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """The answer and the version that gave it."""
-    import httpx
+    from slipway.gateway_client import ask
 
-    from slipway.endpoints import gateway_url
-    from slipway.tokens import read_token
-
-    certificate = environment.settings.gateway.tls_certificate
-    try:
-        response = httpx.post(
-            gateway_url(environment) + path,
-            json=document,
-            headers={"authorization": f"Bearer {read_token(environment, 'predict')}"},
-            timeout=_SECONDS,
-            verify=str(certificate) if certificate else True,
-        )
-    except httpx.HTTPError as error:
-        raise NotReady(f"the gateway does not answer: {error}", hint="slipway status") from error
+    response = ask(environment, "predict", path, document)
     if response.status_code == 200:
         return response.json(), int(response.headers["x-model-version"])
     try:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy.exc import OperationalError
 
 from slipway.collector.collection import Collection
-from slipway.collector.flushing import Flushing
+from slipway.collector.flushing import Flushing, find_servers
 from slipway.environment import Environment, open_environment
 from slipway.errors import Conflict, SlipwayError
 from slipway.heartbeat import Heartbeat
@@ -29,7 +29,8 @@ _log = get_logger("slipway.collector")
 
 def run(environment: Environment, stop: threading.Event) -> None:
     """Work until `stop`. Raises Conflict when another collector works in this environment."""
-    lock = FileLock(environment.state.inference_log / ".collector.lock")
+    folder = environment.state.root / "inference_log" if environment.pod is None else environment.state.run
+    lock = FileLock(folder / ".collector.lock")
     try:
         lock.acquire(timeout=30)
     except Timeout as error:
@@ -43,19 +44,23 @@ def run(environment: Environment, stop: threading.Event) -> None:
                 _log.error("the log waits", error=str(error))
                 stop.wait(1.0)
             stop.wait(POLL)
-        turns.collection.take()
+        try:
+            turns.collection.take()
+        except OSError as error:
+            _log.error("what is spooled stays there", error=str(error))
+        turns.collection.close()
 
 
 class _Turns:
     def __init__(self, environment: Environment) -> None:
         self.collection = Collection(environment)
-        self.collection.recover()
+        self._recovered = False
         self._clock = environment.clock
         # Under a live clock event time always moves; servers write by themselves often enough.
         live = environment.settings.clock.source == "utc"
         flush_interval = environment.settings.log.flush_interval.total_seconds()
         self._between_barriers = max(BETWEEN_BARRIERS, flush_interval) if live else BETWEEN_BARRIERS
-        self._flushing = Flushing(environment.state.sockets)
+        self._flushing = Flushing(find_servers(environment))
         self._ledger = open_ledger(environment)
         self._heartbeat = Heartbeat(environment, "collector")
         self._reached: datetime | None = None
@@ -64,6 +69,9 @@ class _Turns:
     def turn(self) -> None:
         """One look: a barrier when event time has moved, otherwise the files that came meanwhile."""
         self._heartbeat.beat()
+        if not self._recovered:
+            self.collection.recover()
+            self._recovered = True
         now = time.monotonic()
         as_of = self._as_of()
         if as_of is not None and as_of != self._reached and now >= self._next_barrier:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway import spool
@@ -17,6 +16,7 @@ from slipway.errors import SlipwayError
 from slipway.inference_log import date_folders, folder_of
 from slipway.labels import LabelStore
 from slipway.logs import get_logger
+from slipway.object_path import AnyPath
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,7 @@ class Collection:
 
         A file taken twice is written twice under the same names, so nothing is doubled.
         """
-        taken: list[Path] = []
+        taken: list[AnyPath] = []
         rows = 0
         predictions: dict[str, list[tuple[str, datetime, datetime]]] = defaultdict(list)
         for file in self._spooled():
@@ -74,11 +74,15 @@ class Collection:
                 self._expire(model, as_of)
                 self._retained[model] = today
 
-    def _spooled(self) -> Iterator[Path]:
+    def close(self) -> None:
+        """Give the connections back."""
+        self._labels.close()
+
+    def _spooled(self) -> Iterator[AnyPath]:
         for files in spool.list_files(self._environment.state.spool).values():
             yield from files
 
-    def _read(self, file: Path) -> pa.Table | None:
+    def _read(self, file: AnyPath) -> pa.Table | None:
         """The rows of a spool file; one that is damaged is set aside, so that it does not stop the others."""
         import pyarrow as pa
 
@@ -87,7 +91,7 @@ class Collection:
             table.validate()
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             aside = file.with_suffix(".damaged")
-            file.replace(aside)
+            file.replace(aside)  # type: ignore[arg-type] # of the same kind as the file
             _log.error("a spool file is damaged", file=str(aside), error=str(error))
             return None
         return table

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from datetime import date
-from pathlib import Path
 
-from slipway.collector.parquet import replaced_by, write_parquet
+from slipway.collector.parquet import open_parquet, replaced_by, write_parquet
 from slipway.inference_log import date_folders
+from slipway.object_path import AnyPath
 
 MANY = 16
 """Small files of one day that are merged while the day still goes on."""
@@ -23,9 +23,9 @@ _MERGED = "merged-"
 class Merging:
     """Merges inside one model's log; remembers what the next pass removes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self._folder = folder
-        self._removable: list[Path] = []
+        self._removable: list[AnyPath] = []
         self._touched: set[date] = set()
 
     def recover(self) -> None:
@@ -65,11 +65,13 @@ class Merging:
                 if len(files) == len(_files(self._folder / f"date={day}")):
                     self._touched.discard(day)
 
-    def _merge(self, files: list[Path]) -> None:
+    def _merge(self, files: list[AnyPath]) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        tables = [pq.ParquetFile(file).read(use_threads=False) for file in files]
+        tables = []
+        for file in files:
+            with open_parquet(file) as opened:
+                tables.append(opened.read(use_threads=False))
         whole = pa.concat_tables(
             [table.replace_schema_metadata(None) for table in tables], promote_options="default"
         ).combine_chunks()
@@ -79,5 +81,5 @@ class Merging:
         self._removable += files
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[!.]*.parquet"))
+def _files(folder: AnyPath) -> list[AnyPath]:
+    return sorted(folder.glob("[!.]*.parquet"), key=str)

@@ -7,6 +7,7 @@ import sys
 from threading import Event
 
 from slipway import failpoints, logs
+from slipway.controller.leadership import lead
 from slipway.controller.loop import Loop
 from slipway.environment import open_environment
 from slipway.errors import SlipwayError
@@ -24,9 +25,10 @@ def main() -> int:
     try:
         environment = open_environment()
         failpoints.watch(environment.state.run)
-        loop = Loop(environment, open_ledger(environment), open_target(environment))
-        heartbeat = Heartbeat(environment, "controller")
-        loop.run(stop, on_turn=heartbeat.beat)
+        ledger, heartbeat = open_ledger(environment), Heartbeat(environment, "controller")
+        with lead(environment, stop, on_turn=heartbeat.beat) as ledger.guard:
+            loop = Loop(environment, ledger, open_target(environment))
+            loop.run(stop, on_turn=heartbeat.beat)
     except SlipwayError as error:
         logs.get_logger().error("controller stopped", error=str(error))
         return error.exit_code

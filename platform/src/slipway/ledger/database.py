@@ -7,12 +7,12 @@ that the event chain has one order on both. Tables come from the migrations alon
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, make_url
+from sqlalchemy import URL, Connection, create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -23,22 +23,30 @@ BUSY_SECONDS = 30
 """Longest wait for another writer; transactions take milliseconds, so running out of it means a stuck process."""
 _WRITER_LOCK = 0x51_1B_AA_11
 """Postgres: the key of the advisory lock that makes writers take turns."""
+_ON_A_SERVER = {
+    "connect_timeout": 10,
+    # A writer whose machine is lost, or that hangs, must not hold the lock for the hours that TCP would wait.
+    "options": "-c idle_in_transaction_session_timeout=60s"
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
+}
 
 
 class Ledger:
     """A handle on the database; cheap to make, safe to share between threads, not across a fork."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         self.url = make_url(url)
         self.file = Path(self.url.database) if self.is_sqlite and self.url.database else None
         """The SQLite file; None on a database server."""
-        options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}} if self.is_sqlite else {}
+        options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS} if self.is_sqlite else _ON_A_SERVER}
         self.engine = create_engine(self.url, pool_pre_ping=not self.is_sqlite, **options)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
         event.listen(self.engine, "begin", _begin)
         self._reading = self.engine.execution_options(ledger_reads=True)
         self._watch: Connection | None = None
+        self.guard: Callable[[], None] = lambda: None
+        """Asked before each commit; whoever may no longer write raises here, and nothing is written."""
 
     @property
     def is_sqlite(self) -> bool:
@@ -54,6 +62,7 @@ class Ledger:
             with _busy_is_not_ready():
                 session.connection()
             yield session
+            self.guard()
             session.commit()
 
     @contextmanager
@@ -93,7 +102,11 @@ def open_ledger(environment: Environment) -> Ledger:
     if ledger.file is not None and not ledger.file.exists():
         # Created private: SQLite gives its side files the mode of the database.
         os.close(os.open(ledger.file, os.O_CREAT | os.O_RDWR, 0o600))
-    migrate(ledger)
+    try:
+        migrate(ledger)
+    except BaseException:
+        ledger.close()
+        raise
     return ledger
 
 
@@ -112,6 +125,8 @@ def _begin(connection: Connection) -> None:
     elif reads:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
     else:
+        # Zero would mean to wait for ever.
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, BUSY_SECONDS * 1000)}")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
 
 
@@ -120,7 +135,7 @@ def _busy_is_not_ready() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        if "locked" not in str(error.orig):
+        if "locked" not in str(error.orig) and "lock timeout" not in str(error.orig):
             raise
         raise NotReady(
             f"the ledger was held by another writer for more than {BUSY_SECONDS} s",

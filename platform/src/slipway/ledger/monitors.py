@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -28,6 +29,12 @@ def store(session: Session, **columns: Any) -> MonitorRow:
     session.add(row)
     session.flush()
     return row
+
+
+def reported_before(session: Session, model: str, moment: datetime) -> list[MonitorRow]:
+    """Findings with a report about a window that ended before `moment`."""
+    query = select(MonitorRow).where(MonitorRow.model == model, MonitorRow.report != "", MonitorRow.window_end < moment)
+    return list(session.scalars(query))
 
 
 def recent(

@@ -179,7 +179,7 @@ class MonitorRow(Base):
     metric: Mapped[float | None] = mapped_column(Float)
     numbers: Mapped[dict[str, Any]]
     report: Mapped[str] = mapped_column(Text, default="")
-    """Identifier of the report in the Evidently workspace."""
+    """Identifier of the report in the Evidently workspace; empty: none was made, or it is kept no longer."""
     as_of: Mapped[datetime]
     written: Mapped[datetime] = mapped_column(default=_now)
     __table_args__ = (UniqueConstraint("model", "kind", "version", "window_start", "window_end"),)

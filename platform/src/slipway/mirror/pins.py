@@ -32,6 +32,8 @@ class Pin:
     """Of the chart's archive, of the manifest, of the image's manifest; empty: nobody has looked yet."""
     chart: str = ""
     """Name of the chart in its repository."""
+    overlay: str = ""
+    """Folder below infra/components with our kustomization on top of a remote base."""
 
     @property
     def key(self) -> str:
@@ -40,6 +42,11 @@ class Pin:
     @property
     def is_kustomize(self) -> bool:
         return self.kind == "manifests" and "?ref=" in self.source
+
+    @property
+    def build(self) -> str:
+        """What kustomize is to build: ours where there is one, since the base alone ships passwords."""
+        return str(FILE.with_name("components") / self.overlay) if self.overlay else self.source
 
     @property
     def address(self) -> str:
@@ -101,6 +108,7 @@ def _pin(kind: Kind, name: str, table: dict[str, Any]) -> Pin:
         version=str(table["tag" if image else "version"]),
         digest=str(table.get("digest", "")),
         chart=str(table["name"]) if kind == "charts" else "",
+        overlay=str(table.get("overlay", "")),
     )
 
 

@@ -113,7 +113,7 @@ def _build(file: Path, pin: Pin) -> str:
             f"{pin.key}: needs {'git' if tools else 'kubectl or kustomize'} to build {pin.source}",
             hint="install it; `make tools` builds kubectl",
         )
-    command = [tools[0], "build" if tools[0] == "kustomize" else "kustomize", pin.source]
+    command = [tools[0], "build" if tools[0] == "kustomize" else "kustomize", pin.build]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_KUSTOMIZE_LIMIT, check=False)
     except subprocess.TimeoutExpired as error:

@@ -18,8 +18,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from slipway import sessions
 from slipway.contract import list_models
+from slipway.endpoints import scheme_of
 from slipway.environment import Environment
 from slipway.errors import InvalidInput, SlipwayError
 from slipway.labels import LabelStore
@@ -27,8 +27,12 @@ from slipway.ledger import Ledger, open_ledger
 from slipway.logs import get_logger
 from slipway.portal import authorization, labels_api, pages
 from slipway.portal.overview import Overview, read_overview
-from slipway.targets.local.doors import door_of, hosts_of
+from slipway.sessions import CODE_LIFETIME, Session, SessionStore
+from slipway.targets.local.doors import TITLES, door_of, hosts_of
+from slipway.targets.local.routes import READERS
 
+HEALTH = "/.slipway/health"
+"""Asked by the kubelet at the pod's own address; the gateway routes it nowhere."""
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _REFRESH = 15
 """Seconds after which a page loads itself again."""
@@ -39,6 +43,7 @@ class Portal:
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
+        self.sessions = SessionStore(environment)
         self.log = get_logger("portal")
 
     @cached_property
@@ -49,19 +54,33 @@ class Portal:
     def labels(self) -> LabelStore:
         return LabelStore(self.environment)
 
+    @cached_property
+    def dashboards(self) -> dict[str, str]:
+        """Door -> title of those that there are."""
+        return {door: TITLES[door] for door in hosts_of(self.environment) if door in TITLES}
+
+    @property
+    def login_command(self) -> str:
+        """What whoever keeps the tokens types."""
+        name = self.environment.settings.name
+        return f"slipway --env {name} token login" if self.environment.settings.kubernetes else "slipway token login"
+
     # --- the gateway's question ---------------------------------------------------------------------------------------
 
     async def authorize(self, request: Request) -> Response:
         """200 to let a request pass, or the answer that its client gets. Reached on the socket only."""
         path = request.scope["raw_path"].decode("latin-1").removeprefix("/authorize").split("?")[0]
         asked = authorization.Asked(request.method, path, dict(request.headers))
-        decision = await run_in_threadpool(authorization.decide, self.environment, asked)
+        decision = await run_in_threadpool(authorization.decide, self.environment, self.sessions, asked)
         if decision.status == 200:
             return Response(status_code=200, headers=decision.upstream_headers)
         headers = {"www-authenticate": 'Bearer realm="slipway"'} if decision.status == 401 else {}
         if not asked.wants_page:
             return JSONResponse({"error": decision.message}, decision.status, headers)
-        page = pages.render("refused.html", decision=decision, portal=self._address(request, "portal"))
+        page = pages.render(
+            "refused.html", decision=decision, title=self.dashboards.get(decision.door or ""), path=path,
+            portal=self._address(request, "portal"), command=self.login_command,
+        )  # fmt: skip
         return HTMLResponse(page, decision.status, headers)
 
     # --- login --------------------------------------------------------------------------------------------------------
@@ -70,9 +89,9 @@ class Portal:
         """Spend the code of a one-time address: the browser gets its cookie, and an address without the code."""
         door = door_of(self.environment, request.headers.get("host", "")) or "portal"
         code = request.query_params.get("code", "")
-        spent = await run_in_threadpool(sessions.exchange, self.environment, code, door) if code else None
+        spent = await run_in_threadpool(self.sessions.exchange, code, door) if code else None
         if spent is None:
-            page = pages.render("login.html", tried=bool(code), portal=self._address(request, "portal"))
+            page = pages.render("login.html", tried=bool(code), command=self.login_command)
             return HTMLResponse(page, 403 if code else 200)
         value, session = spent
         answer = RedirectResponse(_own_path(request), 303)
@@ -83,53 +102,67 @@ class Portal:
             httponly=True,
             # Not `strict`: following a link from the portal to a dashboard is a navigation between two sites.
             samesite="lax",
-            secure=self.environment.settings.gateway.tls_certificate is not None,
+            secure=scheme_of(self.environment) == "https",
         )
         return answer
 
     async def logout(self, request: Request) -> Response:
         """End the portal's session and those of the dashboards."""
-        session = self._session(request)
+        session = await self._session(request)
         if session is not None:
-            await run_in_threadpool(sessions.end_session, self.environment, session)
+            await run_in_threadpool(self.sessions.end, session)
         answer = RedirectResponse("/login", 303)
         answer.delete_cookie(authorization.cookie_name(self.environment))
         return answer
 
     async def open_dashboard(self, request: Request) -> Response:
         """Send a logged-in browser to a dashboard's host with a code of its own."""
-        session = self._session(request)
         door = request.path_params["door"]
+        if door not in self.dashboards:
+            raise HTTPException(404, f"there is no {door} here")
+        session = await self._session(request)
         if session is None:
-            raise HTTPException(400, "dashboards are opened by a browser that is logged in: slipway token login")
-        code = await run_in_threadpool(
-            lambda: sessions.issue_code(self.environment, session.role, door, parent=session)
-        )
+            raise HTTPException(400, f"dashboards are opened by a browser that is logged in: {self.login_command}")
+        code = await run_in_threadpool(lambda: self.sessions.issue_code(session.role, door, parent=session))
         address = f"{self._address(request, door)}/.slipway/login?code={code}&next={_own_path(request)}"
         return RedirectResponse(address, 303)
 
-    def _session(self, request: Request) -> sessions.Session | None:
-        return authorization.session_of(self.environment, request.headers.get("cookie", ""), "portal")
+    async def make_code(self, request: Request) -> Response:
+        """For the command line: a code whose session may do what the token that asks may."""
+        shown = request.headers.get("authorization", "")
+        role = await run_in_threadpool(authorization.role_of_bearer, self.environment, shown)
+        if role not in READERS:  # a session must not outlive itself by opening another one
+            raise HTTPException(403, f"a login is made for the token of role {' or '.join(READERS)}, and for no cookie")
+        code = await run_in_threadpool(self.sessions.issue_code, role)
+        return JSONResponse({"code": code, "role": role, "valid_seconds": int(CODE_LIFETIME)})
+
+    async def _session(self, request: Request) -> Session | None:
+        cookies = request.headers.get("cookie", "")
+        return await run_in_threadpool(authorization.session_of, self.environment, self.sessions, cookies, "portal")
 
     def _address(self, request: Request, door: str) -> str:
         """`scheme://host:port` of a door, below the name under which this request came."""
-        gateway = self.environment.settings.gateway
         name, _, port = request.headers.get("host", "").lower().partition(":")
         names = hosts_of(self.environment)
-        stem = name.partition(".")[2] if door_of(self.environment, name) not in (None, "portal") else name
-        wanted = stem if door == "portal" else f"{door}.{stem}"
+        is_below = self.environment.settings.kubernetes or door_of(self.environment, name) not in (None, "portal")
+        stem = name.partition(".")[2] if is_below else name
+        wanted = stem if door == "portal" and not self.environment.settings.kubernetes else f"{door}.{stem}"
         known = names[door]  # type: ignore[index] # the route takes no other name
         host = wanted if wanted in known else known[0]
-        scheme = "https" if gateway.tls_certificate else "http"
-        return f"{scheme}://{host}{f':{port}' if port else ''}"
+        return f"{scheme_of(self.environment)}://{host}{f':{port}' if port else ''}"
+
+    async def health(self, _: Request) -> Response:
+        """This process answers. Whether the ledger does is no reason to restart it, or to let nobody through."""
+        return Response()
 
     # --- pages and facts ----------------------------------------------------------------------------------------------
 
     async def home(self, request: Request) -> Response:
         overview = await run_in_threadpool(self._overview)
         page = pages.render(
-            "home.html", overview=overview, refresh=_REFRESH, session=self._session(request), now=datetime.now(UTC)
-        )
+            "home.html", overview=overview, refresh=_REFRESH, session=await self._session(request),
+            dashboards=self.dashboards, now=datetime.now(UTC),
+        )  # fmt: skip
         return HTMLResponse(page)
 
     async def model(self, request: Request) -> Response:
@@ -139,8 +172,8 @@ class Portal:
         if found is None:
             raise HTTPException(404, f"model {name!r} does not exist")
         page = pages.render(
-            "model.html", overview=overview, model=found, refresh=_REFRESH, session=self._session(request),
-            now=datetime.now(UTC),
+            "model.html", overview=overview, model=found, refresh=_REFRESH, session=await self._session(request),
+            dashboards=self.dashboards, now=datetime.now(UTC),
         )  # fmt: skip
         return HTMLResponse(page)
 
@@ -195,6 +228,7 @@ def create_app(environment: Environment) -> Starlette:
 
     application = Starlette(
         routes=[
+            Route(HEALTH, portal.health),
             Route("/authorize{path:path}", portal.authorize, methods=METHODS),
             Route("/", portal.home),
             Route("/models/{model}", portal.model),
@@ -202,6 +236,7 @@ def create_app(environment: Environment) -> Starlette:
             Route("/login", portal.login),
             Route("/.slipway/login", portal.login),
             Route("/logout", portal.logout, methods=["POST"]),
+            Route("/api/login", portal.make_code, methods=["POST"]),
             Route("/api/status", portal.status),
             Route("/api/labels", portal.post_labels, methods=["POST"]),
             Mount("/.slipway/static", StaticFiles(directory=pages.STATIC)),

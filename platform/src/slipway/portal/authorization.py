@@ -11,10 +11,11 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from slipway.endpoints import ray_token_file
+from slipway.endpoints import ray_token_file, scheme_of
 from slipway.environment import Environment
 from slipway.errors import SlipwayError
-from slipway.sessions import Session, find_session
+from slipway.registry import authorization_of
+from slipway.sessions import Session, SessionStore
 from slipway.targets.local.bootstrap import RAY_HEADER
 from slipway.targets.local.doors import door_of
 from slipway.targets.local.routes import Door, find_route, methods_of
@@ -51,13 +52,14 @@ class Decision:
 
 def cookie_name(environment: Environment) -> str:
     """Browsers send cookies to every port of a host: the name keeps the environments of one machine apart."""
-    place = environment.state.sockets.name.rsplit("-", 1)[-1]
-    prefix = "__Host-" if environment.settings.gateway.tls_certificate else ""
-    return f"{prefix}slipway-{environment.settings.name}-{place}"
+    prefix = "__Host-" if scheme_of(environment) == "https" else ""
+    # The portals of a cluster are one door, wherever each keeps its files.
+    place = "" if environment.settings.kubernetes else f"-{environment.state.sockets.name.rsplit('-', 1)[-1]}"
+    return f"{prefix}slipway-{environment.settings.name}{place}"
 
 
-def decide(environment: Environment, asked: Asked) -> Decision:
-    """Apply the rule of the route table to a request."""
+def decide(environment: Environment, sessions: SessionStore, asked: Asked) -> Decision:
+    """Apply the rule of the route table to a request. Who shows a token needs no database."""
     door = door_of(environment, asked.host)
     if door is None:
         return Decision(421, "this host name is not served here")
@@ -66,7 +68,7 @@ def decide(environment: Environment, asked: Asked) -> Decision:
     route = find_route(door, asked.method, asked.path)
     if route is not None and route.check == "open":
         return Decision(200, door=door)
-    role = role_of(environment, asked, door)
+    role = role_of(environment, sessions, asked, door)
     if role is None:
         return Decision(401, "log in: run `slipway token login`, or send a bearer token", door)
     if route is None:
@@ -76,24 +78,29 @@ def decide(environment: Environment, asked: Asked) -> Decision:
         )
     if role not in route.roles:
         return Decision(403, f"role {role} may not do this; it takes {' or '.join(route.roles)}", door)
-    return Decision(200, door=door, upstream_headers=_ray_credentials(environment) if door == "ray" else {})
+    return Decision(200, door=door, upstream_headers=_own_credentials(environment, door))
 
 
-def role_of(environment: Environment, asked: Asked, door: Door) -> Role | None:
+def role_of(environment: Environment, sessions: SessionStore, asked: Asked, door: Door) -> Role | None:
     """The role that the bearer token or else the cookie stands for; None for neither, or a wrong one."""
-    scheme, _, given = asked.headers.get("authorization", "").partition(" ")
-    if scheme:
-        return _role_of_token(environment, given.strip()) if scheme.lower() == "bearer" else None
-    session = session_of(environment, asked.headers.get("cookie", ""), door)
-    return next((role for role in ROLES if session and role == session.role), None)
+    if shown := asked.headers.get("authorization", ""):
+        return role_of_bearer(environment, shown)
+    session = session_of(environment, sessions, asked.headers.get("cookie", ""), door)
+    return session.role if session else None
 
 
-def session_of(environment: Environment, cookies: str, door: Door) -> Session | None:
+def role_of_bearer(environment: Environment, shown: str) -> Role | None:
+    """The role of the token in an Authorization header; None for anything else."""
+    scheme, _, given = shown.partition(" ")
+    return _role_of_token(environment, given.strip()) if scheme.lower() == "bearer" else None
+
+
+def session_of(environment: Environment, sessions: SessionStore, cookies: str, door: Door) -> Session | None:
     """The session behind a Cookie header."""
     name = cookie_name(environment)
     for pair in cookies.split(";"):
         key, _, value = pair.strip().partition("=")
-        if key == name and value and (session := find_session(environment, value, door)):
+        if key == name and value and (session := sessions.find(value, door)):
             return session
     return None
 
@@ -108,9 +115,8 @@ def _role_of_token(environment: Environment, given: str) -> Role | None:
 
 def _foreign(environment: Environment, asked: Asked) -> str:
     """Why the request seems to come from a page of another site; empty when it does not."""
-    scheme = "https" if environment.settings.gateway.tls_certificate else "http"
     origin = asked.headers.get("origin")
-    if origin is not None and origin.lower() != f"{scheme}://{asked.host.lower()}":
+    if origin is not None and origin.lower() != f"{scheme_of(environment)}://{asked.host.lower()}":
         return f"origin {origin[:100]!r} is not this host"
     site = asked.headers.get("sec-fetch-site", "none")
     followed_link = asked.method == "GET" and asked.headers.get("sec-fetch-mode") == "navigate"
@@ -118,6 +124,13 @@ def _foreign(environment: Environment, asked: Asked) -> str:
     if site not in ("none", "same-origin") and (not followed_link or framed):
         return "requests from pages of other sites are refused"
     return ""
+
+
+def _own_credentials(environment: Environment, door: Door) -> dict[str, str]:
+    """What the server behind a door asks for itself, in place of what the client has shown us."""
+    if door == "mlflow" and environment.pod is not None:
+        return {"authorization": authorization_of(environment)}
+    return _ray_credentials(environment) if door == "ray" else {}
 
 
 def _ray_credentials(environment: Environment) -> dict[str, str]:

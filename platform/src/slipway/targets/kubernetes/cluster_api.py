@@ -1,4 +1,4 @@
-"""What the target asks of the API server: apply, read, list and delete custom objects of one namespace.
+"""What the platform asks of the API server: apply, create, read, replace, list and delete objects of one namespace.
 
 Every call has a time-out. A server that cannot be reached or refuses is NotReady, in its own words; nothing is retried
 here, since whoever calls does so again.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slipway.errors import InvalidSettings, NotReady, Problem, Refused
+from slipway.errors import Conflict, InvalidSettings, NotReady, Problem, Refused
 from slipway.kubernetes_settings import KubernetesSettings
 
 Object = dict[str, Any]
@@ -24,8 +24,10 @@ IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 class ClusterApi:
     """A connection, opened at the first call: from a pod's account, or as the settings name the cluster."""
 
-    def __init__(self, settings: KubernetesSettings) -> None:
+    def __init__(self, settings: KubernetesSettings, *, within: float = CALL_WITHIN) -> None:
+        """`within` is the time-out of one call in seconds."""
         self._settings = settings
+        self._within = within
         self._client: Any = None
 
     def apply(self, wanted: Object, plural: str) -> Object:
@@ -34,6 +36,30 @@ class ClusterApi:
         metadata = wanted["metadata"]
         path = self._path(wanted["apiVersion"], metadata["namespace"], plural, metadata["name"])
         return self._call("PATCH", path, query, wanted) or {}
+
+    def create(self, wanted: Object, plural: str) -> Object | None:
+        """None when there is one of that name already."""
+        return self._write("POST", wanted, plural)
+
+    def replace(self, wanted: Object, plural: str) -> Object | None:
+        """Only what `metadata.resourceVersion` says it was read as; None when somebody has changed or removed it."""
+        return self._write("PUT", wanted, plural)
+
+    def _write(self, method: str, wanted: Object, plural: str) -> Object | None:
+        metadata = wanted["metadata"]
+        name = metadata["name"] if method == "PUT" else ""
+        try:
+            return self._call(
+                method, self._path(wanted["apiVersion"], metadata["namespace"], plural, name), body=wanted
+            )
+        except Conflict:
+            return None
+
+    def read_log(self, namespace: str, pod: str, *, lines: int) -> str:
+        """The last lines of what a pod of one container has printed; empty when it is gone."""
+        path = f"{self._path('v1', namespace, 'pods', pod)}/log"
+        found = self._send("GET", path, [("tailLines", str(lines))], None)
+        return found.decode(errors="replace") if found else ""
 
     def read(self, api_version: str, namespace: str, plural: str, name: str) -> Object | None:
         """The object; None when it is not there."""
@@ -60,6 +86,12 @@ class ClusterApi:
     def _call(
         self, method: str, path: str, query: list[tuple[str, str]] | None = None, body: Object | None = None
     ) -> Object | None:
+        data = self._send(method, path, query or [], body)
+        found: Object | None = json.loads(data) if data is not None else None
+        return found
+
+    def _send(self, method: str, path: str, query: list[tuple[str, str]], body: Object | None) -> bytes | None:
+        """What the API server answers; None when there is no such thing."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -68,17 +100,17 @@ class ClusterApi:
             headers["Content-Type"] = "application/apply-patch+yaml"
         try:
             answer = self._connect().call_api(
-                path, method, query_params=query or [], header_params=headers, body=body,
-                auth_settings=["BearerToken"], _preload_content=False, _request_timeout=CALL_WITHIN,
+                path, method, query_params=query, header_params=headers, body=body,
+                auth_settings=["BearerToken"], _preload_content=False, _request_timeout=self._within,
             )  # fmt: skip
-            found: Object = json.loads(answer[0].data)
+            data: bytes = answer[0].data
         except ApiException as error:
-            if error.status == 404 and method != "PATCH":
+            if error.status == 404 and method not in ("PATCH", "POST"):
                 return None
             raise _refusal(error, f"{method} {path}") from error
         except HTTPError as error:
             raise NotReady(f"the cluster does not answer: {error}", hint="slipway doctor") from error
-        return found
+        return data
 
     def _connect(self) -> Any:
         if self._client is None:
@@ -107,11 +139,13 @@ def _in_cluster() -> Any:
     return client.ApiClient(configuration)
 
 
-def _refusal(error: Any, call: str) -> NotReady | Refused:
+def _refusal(error: Any, call: str) -> NotReady | Refused | Conflict:
     try:
         message = json.loads(error.body)["message"]
     except (TypeError, ValueError, KeyError):
         message = str(error.reason)
+    if error.status == 409:
+        return Conflict(f"the cluster did not do {call}: {message}")
     if error.status in (400, 403, 422):
         return Refused(f"the cluster refused {call}: {message}")
     return NotReady(f"the cluster could not do {call}: {message}", hint="slipway doctor")

@@ -11,14 +11,15 @@ from slipway.targets.finding import Finding, finding
 from slipway.targets.kubernetes.examined_cluster import ExaminedCluster
 from slipway.targets.kubernetes.requirements import (
     OPERATORS,
-    RIGHTS,
+    ROOM,
     Definition,
     definitions_of,
     is_existing,
+    rights_of,
 )
 
-ROOM = {"core": (4.0, 8.0), "full": (10.0, 24.0)}
-"""CPUs and GiB that all nodes together must be able to give, by profile."""
+CERT_MANAGER = "cert-manager"
+_WITH_VOLUMES = ("database", "cache", "object_store", "monitoring")
 
 _UNITS = {"": 1.0, "m": 1e-3, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "k": 1e3, "M": 1e6, "G": 1e9}
 
@@ -49,8 +50,17 @@ def _is_existing(settings: KubernetesSettings, part: str) -> bool:
 
 def check_rights(cluster: ExaminedCluster, settings: KubernetesSettings, environment: str) -> Iterator[Finding]:
     """Every right that standing up needs and this user lacks."""
-    lacking = [right for right in RIGHTS if not cluster.may(right.verb, right.group, right.resource, right.namespace)]
-    found = f"{len(RIGHTS)} rights" if not lacking else f"may not {', '.join(map(str, lacking))}"
+    needed = list(rights_of(settings))
+    lacking: dict[str, list[str]] = {}
+    # An administrator, who may do all, is asked once.
+    if not cluster.may("*", "*", "*"):
+        for right in needed:
+            verbs = [verb for verb in right.verbs if not cluster.may(verb, right.group, right.resource)]
+            if verbs:
+                lacking.setdefault("/".join(verbs), []).append(right.kind)
+    found = f"on {len(needed)} kinds"
+    if lacking:
+        found = "may not " + "; ".join(f"{verbs} {', '.join(kinds)}" for verbs, kinds in lacking.items())
     remedy = "a context of a cluster administrator: definitions and operators' roles belong to the whole cluster"
     yield finding("rights", not lacking, found, remedy)
 
@@ -62,10 +72,25 @@ def check_definitions(cluster: ExaminedCluster, settings: KubernetesSettings, en
         yield _definition_finding(definition, there, environment, existing=is_existing(settings, definition))
 
 
+def check_issuer(cluster: ExaminedCluster, settings: KubernetesSettings, environment: str) -> Iterator[Finding]:
+    """Where a cert-manager that is not ours looks for the key of our authority."""
+    part = settings.parts.cert_manager
+    if not part.enabled or not part.existing:
+        return
+    there = cluster.get(f"/api/v1/namespaces/{CERT_MANAGER}")
+    yield finding(
+        f"namespace {CERT_MANAGER}",
+        bool(there),
+        "there" if there else "is not there, and the key of our authority belongs into cert-manager's own namespace",
+        f"an existing cert-manager that runs in namespace {CERT_MANAGER}, its default",
+    )
+
+
 def _definition_finding(wanted: Definition, there: Mapping[str, Any], environment: str, *, existing: bool) -> Finding:
     check, key = f"definition {wanted.name}", f"kubernetes.parts.{wanted.part}.existing"
     if not there:
-        return finding(check, not existing, "is not there", f"{key} = false: then it is installed")
+        said = "is not there" if existing else "not there yet"
+        return finding(check, not existing, said, f"{key} = false: then it is installed")
     old = _too_old(wanted, there)
     if old:
         return finding(check, False, old, f"upgrade what brought it ({_owner_of(there) or 'unknown'}), or remove it")
@@ -113,7 +138,7 @@ def check_nodes(cluster: ExaminedCluster, settings: KubernetesSettings, environm
         "nodes are ready",
         bool(ready) and len(ready) == len(nodes),
         f"{len(ready)} of {len(nodes)}",
-        "kubectl describe nodes: the condition Ready says why",
+        "kubectl describe nodes: the condition Ready says why" if nodes else "the cluster has no node: add some",
     )
     cpus, gibibytes = (sum(_can_give(node, name) for node in ready) for name in ("cpu", "memory"))
     gibibytes /= 2**30
@@ -126,19 +151,31 @@ def check_nodes(cluster: ExaminedCluster, settings: KubernetesSettings, environm
         f"{least_cpus:.0f} CPUs and {least_memory:.0f} GiB"
         + (': more nodes, or profile = "core"' if settings.profile == "full" else " on all nodes together"),
     )
-    if settings.provider == "existing" and (settings.parts.gpu.enabled or settings.parts.training.gpu_workers):
-        gpus = sum(_can_give(node, "nvidia.com/gpu") for node in ready)
-        brings = settings.parts.gpu.enabled and not settings.parts.gpu.existing
-        yield finding(
-            "GPUs",
-            gpus > 0 or brings,
-            f"{gpus:.0f}",
-            "a node with a GPU, or parts.gpu.enabled = true to bring the plugin",
-        )
+
+
+def check_gpus(cluster: ExaminedCluster, settings: KubernetesSettings, environment: str) -> Iterator[Finding]:
+    """GPUs asked of an existing cluster; what other clusters have, the settings say."""
+    parts = settings.parts
+    wanted = {"training.gpu_workers": parts.training.gpu_workers, "queueing.gpus": parts.queueing.gpus}
+    asked = [f"kubernetes.parts.{key}" for key, count in wanted.items() if count]
+    if settings.provider != "existing" or not (asked or parts.gpu.enabled):
+        return
+    nodes = cluster.get("/api/v1/nodes").get("items", [])
+    gpus = sum(_can_give(node, "nvidia.com/gpu") for node in nodes)
+    # With the part a node's GPUs show later: the plugin comes first, or the pool grows from zero.
+    yield finding(
+        "GPUs",
+        gpus > 0 or parts.gpu.enabled,
+        f"{gpus:.0f}" if gpus or not asked else f"0, and {' and '.join(asked)} ask for them",
+        "nodes with GPUs and kubernetes.parts.gpu.enabled = true (existing = true where a device plugin is there), "
+        "or leave the key out",
+    )
 
 
 def check_storage(cluster: ExaminedCluster, settings: KubernetesSettings, environment: str) -> Iterator[Finding]:
     """The StorageClass that volumes will be of."""
+    if not any(settings.part(part).enabled for part in _WITH_VOLUMES):
+        return
     classes = cluster.get("/apis/storage.k8s.io/v1/storageclasses").get("items", [])
     names = [str(item["metadata"]["name"]) for item in classes]
     standard = "storageclass.kubernetes.io/is-default-class"
@@ -154,7 +191,13 @@ def check_storage(cluster: ExaminedCluster, settings: KubernetesSettings, enviro
     yield finding("storage class", ok, found, f"set kubernetes.storage_class{known}")
 
 
-CHECKS: tuple[Check, ...] = (check_version, check_rights, check_definitions, check_nodes, check_storage)
+CHECKS: tuple[Check, ...] = (
+    check_version, check_rights, check_definitions, check_issuer, check_nodes, check_gpus, check_storage,
+)  # fmt: skip
+"""All of `doctor`'s; the first finds out whether anybody answers."""
+BEFORE_UP: tuple[Check, ...] = tuple(check for check in CHECKS if check is not check_nodes)
+"""Without these nothing can stand; too few nodes are no obstacle, since pods wait for more."""
+BEFORE_DOWN: tuple[Check, ...] = (check_rights,)
 
 
 def _is_ready(node: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from slipway.environment import Environment
 from slipway.errors import InvalidInput, SlipwayError
 from slipway.kubernetes_settings import KubernetesSettings
 from slipway.targets.finding import Finding, finding
-from slipway.targets.kubernetes import cluster_checks, machine_checks
+from slipway.targets.kubernetes import cloud_checks, cluster_checks, machine_checks
 from slipway.targets.kubernetes.examined_cluster import ExaminedCluster, open_cluster
 from slipway.targets.local.doctor import check_packages, check_private_files, check_python, check_venv
 
@@ -25,7 +25,7 @@ def examine(environment: Environment) -> list[Finding]:
     if settings is None:
         raise InvalidInput([])  # the settings refuse such a file before
     found = [check(environment) for check in (check_python, check_venv, check_packages, check_private_files)]
-    for machine_check in machine_checks.CHECKS:
+    for machine_check in (*machine_checks.CHECKS, cloud_checks.check_quotas):
         found += machine_check(environment, settings)
     found += _examine_cluster(environment, settings)
     return found
@@ -49,8 +49,6 @@ def _ask(cluster: ExaminedCluster, settings: KubernetesSettings, environment: st
             yield from check(cluster, settings, environment)
         except SlipwayError as error:
             name = check.__name__.removeprefix("check_")
-            yield finding(
-                f"cluster of context {cluster.context}: {name}", False, error.message, error.hint or "log in again"
-            )
+            yield finding(f"cluster of context {cluster.context}: {name}", False, error.message, error.hint)
             if check is cluster_checks.CHECKS[0]:
                 return  # nobody answers: the other questions would only wait

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ WITHIN = 10
 """Seconds for one answer."""
 
 
+_REMEDIES = {
+    401: "log in again: the kubeconfig's credentials are not taken",
+    403: "a context of a cluster administrator",
+}
+
+
 class Unreachable(SlipwayError):
     """The API server does not answer, or not to us."""
 
@@ -25,25 +33,32 @@ class Unreachable(SlipwayError):
 class ExaminedCluster:
     """One cluster."""
 
-    def __init__(self, client: client.ApiClient, context: str) -> None:
+    def __init__(self, client: client.ApiClient, context: str, file: str) -> None:
         self._client = client
         self.context = context
+        self.file = file
         self.server = str(client.configuration.host)
+
+    def __str__(self) -> str:
+        return f"context {self.context} of {self.file} ({self.server})"
 
     def get(self, path: str) -> dict[str, Any]:
         """The JSON at `path`; empty where there is none. Raises Unreachable."""
         return self._call("GET", path, None)
 
-    def may(self, verb: str, group: str, resource: str, namespace: str = "") -> bool:
-        """Whether this user has the right, by SelfSubjectAccessReview. Raises Unreachable."""
-        attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
+    def may(self, verb: str, group: str, resource: str) -> bool:
+        """Whether this user has the right in all namespaces, by SelfSubjectAccessReview. Raises Unreachable."""
         body = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes},
+            "spec": {"resourceAttributes": {"verb": verb, "group": group, "resource": resource}},
         }
         answer = self._call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
         return bool(answer.get("status", {}).get("allowed"))
+
+    def read_identity(self) -> str:
+        """What tells this cluster from every other, whatever its address. Raises Unreachable."""
+        return str(self.get("/api/v1/namespaces/kube-system").get("metadata", {}).get("uid", ""))
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         try:
@@ -60,13 +75,15 @@ class ExaminedCluster:
         except client.ApiException as error:
             if error.status == 404:
                 return {}
-            hint = "log in again: the kubeconfig's credentials are not taken" if error.status == 401 else ""
+            hint = _REMEDIES.get(error.status, "slipway doctor")
             raise Unreachable(f"{self.server}{path}: {error.status} {error.reason}", hint=hint) from error
         except (HTTPError, OSError) as error:
-            reason = str(error).rpartition(": ")[2].rstrip(")'\"") or type(error).__name__
-            raise Unreachable(
-                f"{self.server} does not answer: {reason}", hint="is the cluster up, and reachable from here?"
-            ) from error
+            cause = getattr(error, "reason", None) or error
+            reason = str(cause).rpartition(": ")[2] or type(cause).__name__
+            hint = "is the cluster up, and reachable from here?"
+            if "CERTIFICATE_VERIFY_FAILED" in str(cause):
+                hint = "is this the cluster's address, and certificate-authority-data in the kubeconfig its authority?"
+            raise Unreachable(f"{self.server} does not answer: {reason}", hint=hint) from error
         return answer or {}
 
 
@@ -89,9 +106,32 @@ def open_cluster(settings: KubernetesSettings, made: Path) -> ExaminedCluster:
         if name not in known:
             remedy = f"one of: {', '.join(sorted(known))}"
             raise InvalidInput(Problem("kubernetes.context", f"{name} is not in {file}", remedy))
-        api = config.new_client_from_config(files, context=name)
+        with _overhear() as complaints:
+            api = config.new_client_from_config(files, context=name)
     except (config.ConfigException, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         remedy = "a kubeconfig that `kubectl config view` can read"
         raise InvalidInput(Problem("kubernetes.kubeconfig", f"{file}: {error}", remedy)) from error
+    if complaints:
+        problem = f"{file}: nobody is logged in by context {name}: {complaints[-1]}"
+        raise InvalidInput(
+            Problem("kubernetes.kubeconfig", problem, f"kubectl --context {name} get nodes should answer")
+        )
     api.configuration.retries = False
-    return ExaminedCluster(api, name)
+    return ExaminedCluster(api, name, file)
+
+
+@contextmanager
+def _overhear() -> Iterator[list[str]]:
+    """What the library writes into the log where it raises nothing: that a login's program is missing, or failed."""
+    complaints: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            complaints.append(record.getMessage())
+
+    listener = Listener(logging.ERROR)
+    logging.getLogger().addHandler(listener)
+    try:
+        yield complaints
+    finally:
+        logging.getLogger().removeHandler(listener)

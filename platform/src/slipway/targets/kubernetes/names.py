@@ -8,10 +8,14 @@ from __future__ import annotations
 import hashlib
 import re
 
+SYSTEM = "slipway-system"
+"""Namespace of the controller, whose pod has the ledger within reach."""
 NAMESPACE = "slipway-serving"
 GATEWAY = "slipway"
 GATEWAY_NAMESPACE = "slipway-gateway"
 LISTENER = "https"
+TLS = "gateway-tls"
+"""Secret of the certificate that the gateway shows."""
 DOOR = "portal"
 """Host name below the domain at which predictions are asked for."""
 RUNTIME = "slipway"

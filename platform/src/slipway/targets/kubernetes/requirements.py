@@ -13,49 +13,89 @@ OPERATORS = (
 """Parts that bring an operator: it is what Kubernetes can be too old or too new for. The rest is plain workloads."""
 
 
+ROOM = {"core": (4.0, 11.0), "full": (8.0, 22.0)}
+"""CPUs and GiB that nodes must be able to give, by profile: all that stands, and a training run. A test computes it."""
+
+
+_WATCHED = ("list", "watch")
+_OWN = ("get", *_WATCHED, "create", "patch", "delete")
+"""Pulumi's provider watches each kind that it removes something of, and waits for ever where it may not."""
+
+
 @dataclass(frozen=True)
 class Right:
-    """Something that standing up does in the cluster."""
+    """What standing up and removing does with one kind of object."""
 
-    verb: str
     group: str
     resource: str
-    namespace: str = ""
-    """Empty: in all."""
+    verbs: tuple[str, ...] = _OWN
+    part: str = ""
+    """Asked only where this part stands; empty: always."""
 
-    def __str__(self) -> str:
-        return f"{self.verb} {self.resource}{f'.{self.group}' if self.group else ''}"
+    @property
+    def kind(self) -> str:
+        return f"{self.resource}.{self.group}" if self.group else self.resource
 
 
-_CLUSTER_WIDE = (
-    ("", "namespaces"),
-    ("apiextensions.k8s.io", "customresourcedefinitions"),
-    ("rbac.authorization.k8s.io", "clusterroles"),
-    ("rbac.authorization.k8s.io", "clusterrolebindings"),
-    ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
-    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
-)
-_NAMESPACED = (
-    ("", "secrets"),
-    ("", "configmaps"),
-    ("", "services"),
-    ("", "serviceaccounts"),
-    ("", "persistentvolumeclaims"),
-    ("apps", "deployments"),
-    ("batch", "jobs"),
-    ("batch", "cronjobs"),
-    ("networking.k8s.io", "networkpolicies"),
-    ("rbac.authorization.k8s.io", "roles"),
-    ("rbac.authorization.k8s.io", "rolebindings"),
-)
+_GATEWAY_API, _ENVOY, _KUEUE = "gateway.networking.k8s.io", "gateway.envoyproxy.io", "kueue.x-k8s.io"
 
 RIGHTS: tuple[Right, ...] = (
-    *(Right(verb, *kind) for kind in _CLUSTER_WIDE for verb in ("create", "patch", "delete")),
-    *(Right(verb, *kind) for kind in _NAMESPACED for verb in ("create", "patch", "delete")),
+    Right("", "nodes", ("list",)),
+    Right("storage.k8s.io", "storageclasses", ("list",)),
+    # What Pulumi's provider looks at while it waits for Deployments, Jobs and Services.
+    Right("", "pods", _WATCHED),
+    Right("apps", "replicasets", _WATCHED),
+    Right("", "endpoints", _WATCHED),
+    Right("", "events", _WATCHED),
+    Right("", "namespaces"),
+    Right("", "secrets"),
+    Right("", "configmaps"),
+    Right("", "services"),
+    Right("", "serviceaccounts"),
+    Right("", "persistentvolumeclaims"),
+    Right("", "limitranges"),
+    Right("apps", "deployments"),
+    Right("apps", "daemonsets", part="gpu"),
+    Right("batch", "jobs"),
+    Right("batch", "cronjobs"),
+    Right("networking.k8s.io", "networkpolicies"),
     # An operator's role grants what we may not hold ourselves; Kubernetes lets only those write it who may do this.
-    Right("escalate", "rbac.authorization.k8s.io", "clusterroles"),
-    Right("bind", "rbac.authorization.k8s.io", "clusterroles"),
+    *(Right("rbac.authorization.k8s.io", kind, (*_OWN, "escalate", "bind")) for kind in ("roles", "clusterroles")),
+    *(Right("rbac.authorization.k8s.io", kind) for kind in ("rolebindings", "clusterrolebindings")),
+    Right("apiextensions.k8s.io", "customresourcedefinitions"),
+    *(
+        Right("admissionregistration.k8s.io", kind)
+        for kind in ("validatingwebhookconfigurations", "mutatingwebhookconfigurations")
+    ),
+    *(
+        Right("admissionregistration.k8s.io", kind, part="gateway")
+        for kind in ("validatingadmissionpolicies", "validatingadmissionpolicybindings")
+    ),
+    Right("apiregistration.k8s.io", "apiservices", part="queueing"),
+    *(Right("cert-manager.io", kind, part="cert_manager") for kind in ("certificates", "clusterissuers")),
+    *(
+        Right(_GATEWAY_API, kind, part="gateway")
+        for kind in ("backendtlspolicies", "gatewayclasses", "gateways", "httproutes", "referencegrants")
+    ),
+    *(
+        Right(_ENVOY, kind, part="gateway")
+        for kind in ("backendtrafficpolicies", "clienttrafficpolicies", "envoyproxies", "securitypolicies")
+    ),
+    *(Right("postgresql.cnpg.io", kind, part="database") for kind in ("clusters", "databases")),
+    *(Right(_KUEUE, kind, part="queueing") for kind in ("clusterqueues", "localqueues", "resourceflavors")),
+    *(Right("monitoring.coreos.com", kind, part="monitoring") for kind in ("podmonitors", "prometheusrules")),
+    Right("feast.dev", "featurestores", part="features"),
+    Right("serving.kserve.io", "servingruntimes", part="serving"),
+    Right("ray.io", "rayclusters", part="training"),
 )
+"""For objects of our own, and those that operators' charts bring; a test holds the program against it."""
+
+
+def rights_of(settings: KubernetesSettings) -> Iterator[Right]:
+    """Those that the settings need."""
+    for right in RIGHTS:
+        if not right.part or settings.part(right.part).enabled:
+            yield right
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from slipway.contract import load_contract
 from slipway.environment import Environment
 from slipway.errors import InvalidSettings, NotReady, Problem
 from slipway.targets import Answers, Traffic
-from slipway.targets.kubernetes import inference_service, names, routes
+from slipway.targets.kubernetes import answers, inference_service, names, routes
 from slipway.targets.kubernetes.cluster_api import ClusterApi, Object
 
 T = TypeVar("T")
@@ -27,7 +27,8 @@ _PAUSE = 0.25
 class KubernetesTarget:
     """Implements `slipway.targets.Target`; safe to call from several processes, the API server arbitrates."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, *, ask: answers.Ask = answers.ask_pod) -> None:
+        """`ask` stands in for the cluster's network in tests."""
         settings = environment.settings.kubernetes
         if settings is None:
             problem = Problem("target", "kubernetes needs the table [kubernetes]", 'provider = "existing"')
@@ -36,6 +37,7 @@ class KubernetesTarget:
         self._domain = settings.domain
         self._ready_within = environment.settings.processes.start_timeout.total_seconds()
         self._api = ClusterApi(settings)
+        self._ask = ask
 
     def apply_revision(self, model: str, version: int) -> None:
         contract = load_contract(model)
@@ -75,9 +77,9 @@ class KubernetesTarget:
 
     def set_traffic(self, model: str, traffic: Traffic) -> None:
         routes.check(model, traffic)
-        self._api.apply(
-            routes.describe(model, traffic, domain=self._domain, environment=self._environment), routes.PLURAL
-        )
+        count = routes.next_count(self._read_route(model), traffic)
+        wanted = routes.describe(model, traffic, domain=self._domain, environment=self._environment, count=count)
+        self._api.apply(wanted, routes.PLURAL)
         answer = _wait(lambda: _answer_of(self._read_route(model)), ROUTE_WITHIN)
         if answer is None:
             raise NotReady(
@@ -93,7 +95,11 @@ class KubernetesTarget:
         return routes.read(live) if live else None
 
     def count_answers(self, model: str) -> dict[int, Answers]:
-        raise NotReady(f"the gateway's counters of {model} are not read on this target")
+        route = self._read_route(model)
+        if route is None:
+            raise NotReady(f"{model} is not routed, so nobody counts its answers", hint=f"slipway train {model}")
+        envoys = self._api.find("v1", names.GATEWAY_NAMESPACE, "pods", answers.OWNED)
+        return answers.count_answers(route, envoys, self._ask)
 
     def _read_runtime(self) -> Object:
         runtime = self._api.read(

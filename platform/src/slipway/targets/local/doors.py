@@ -1,4 +1,5 @@
-"""The host names under which the gateway answers: `localhost` for the portal, a name below it for each dashboard.
+"""The host names under which the gateway answers: `localhost` for the portal, a name below it for each dashboard; in a
+cluster a name below its domain for each.
 
 Separate names keep cookies and scripts of the dashboards apart. With a certificate, its DNS names are served as well.
 """
@@ -9,20 +10,39 @@ from functools import lru_cache
 from pathlib import Path
 
 from slipway.environment import Environment
-from slipway.targets.local.routes import Door
+from slipway.kubernetes_settings import KubernetesSettings
+from slipway.targets.local.routes import DOORS, Door
 
-_DASHBOARDS: tuple[Door, ...] = ("mlflow", "reports", "ray")
+TITLES: dict[Door, str] = {
+    "mlflow": "MLflow", "reports": "Evidently", "ray": "Ray", "grafana": "Grafana", "pipelines": "Pipelines",
+}  # fmt: skip
+"""The dashboards, as their links are called."""
+
+
+def cluster_hosts(cluster: KubernetesSettings) -> dict[Door, str]:
+    """The name of every page that the parts of a cluster bring."""
+    parts, monitoring = cluster.parts, cluster.parts.monitoring
+    there: dict[Door, bool] = {
+        "portal": parts.control_plane.enabled,
+        "mlflow": parts.registry.enabled,
+        "reports": monitoring.enabled,
+        "grafana": monitoring.enabled and monitoring.brings_grafana,
+        "pipelines": parts.pipelines.enabled and parts.pipelines.engine == "kfp",
+    }
+    return {door: f"{door}.{cluster.domain}" for door, is_there in there.items() if is_there}
 
 
 def hosts_of(environment: Environment) -> dict[Door, tuple[str, ...]]:
     """Names without port for every door of the gateway's listener, lower case."""
+    if cluster := environment.settings.kubernetes:
+        return {door: (name,) for door, name in cluster_hosts(cluster).items()}
     gateway = environment.settings.gateway
     names = ["localhost", *(_certificate_names(gateway.tls_certificate) if gateway.tls_certificate else ())]
     addresses = ["127.0.0.1", "[::1]"]
     if not gateway.is_loopback and gateway.host not in ("0.0.0.0", "::"):  # noqa: S104 -- compared, not bound
         addresses.append(f"[{gateway.host}]" if ":" in gateway.host else gateway.host)
     doors: dict[Door, tuple[str, ...]] = {"portal": (*dict.fromkeys([*names, *addresses]),)}
-    for door in _DASHBOARDS:
+    for door in DOORS[1:]:
         doors[door] = tuple(dict.fromkeys(f"{door}.{name}" for name in names))
     return doors
 

@@ -53,7 +53,6 @@ def list_processes(environment: Environment) -> list[Process]:
     def http(name: str, path: str) -> Http:
         return Http(path, socket=socket_of(environment, name))
 
-    ray_dashboard = Http("/api/gcs_healthz", port=read_ports(environment)["ray_dashboard"])
     # This Ray and no other: RAY_ADDRESS from somebody's shell would win over the address that the client is given.
     runner_environment = {
         "RAY_API_SERVER_ADDRESS": ray_address(environment),
@@ -63,7 +62,7 @@ def list_processes(environment: Environment) -> list[Process]:
         # Stores.
         Process("mlflow", _module("slipway.registry_server"), http("mlflow", "/health"), 10),
         Process("reports", _module("slipway.reports_server"), http("reports", "/api/version"), 10),
-        Process("ray", _ray_command(environment), ray_dashboard, 10, 25, _ray_environment(environment)),
+        ray_head(environment),
         # Those who work on what is stored. The collector ends after the revisions (40), whose last rows it takes up.
         Process("collector", _module("slipway.collector"), Beats(environment, "collector"), 20, 30),
         Process("monitor", _module("monitoring"), Beats(environment, "monitor"), 20),
@@ -74,6 +73,12 @@ def list_processes(environment: Environment) -> list[Process]:
         # It ends first, or it would take the stopping of a revision for a fault and act on it.
         Process("controller", _module("slipway.controller"), Beats(environment, "controller"), 70),
     ]
+
+
+def ray_head(environment: Environment) -> Process:
+    """Ray on loopback. Needs run/ports.json."""
+    ready = Http("/api/gcs_healthz", port=read_ports(environment)["ray_dashboard"])
+    return Process("ray", _ray_command(environment), ready, 10, 25, _ray_environment(environment))
 
 
 def revision_process(environment: Environment, model: str, version: int) -> Process:
@@ -146,5 +151,8 @@ def _ray_command(environment: Environment) -> tuple[str, ...]:
         "min-worker-port": 0,
         "max-worker-port": 0,
     }
+    if environment.pod is not None:
+        # A container's /dev/shm is smaller than Ray's smallest store, and Ray would look for another place.
+        options["plasma-directory"] = environment.state.run
     ray = str(Path(_PYTHON).parent / "ray")
     return (ray, "start", "--head", "--block", "--disable-usage-stats", *(f"--{k}={v}" for k, v in options.items()))

@@ -15,16 +15,19 @@ from typing import Literal
 
 from slipway.tokens import Role
 
-Door = Literal["portal", "mlflow", "reports", "ray", "registry"]
+Door = Literal["portal", "mlflow", "reports", "ray", "grafana", "pipelines", "registry"]
 """Which host is addressed: `localhost` is the portal's, each dashboard has a name below it, `registry` is a listener
-of its own for programs."""
+of its own for programs. Grafana and Kubeflow Pipelines are in clusters only."""
 Check = Literal["token", "session", "open"]
 """token: Envoy itself compares the bearer token, no other process is asked. session: the portal is asked, which takes
 a browser's cookie or a bearer token and checks Host and Origin. open: anybody, see `OPEN`."""
-Upstream = Literal["model", "portal", "mlflow", "reports", "ray"]
+Upstream = Literal["model", "portal", "mlflow", "reports", "ray", "grafana", "pipelines"]
+
+DASHBOARDS: tuple[Door, ...] = ("mlflow", "reports", "ray", "grafana", "pipelines")
+"""Doors of programs that know none of our roles."""
 
 # No counted repetition: Envoy refuses regular expressions that compile to more than a hundred instructions.
-_SEGMENTS = {"model": r"[a-z][a-z0-9_]*", "door": "mlflow|reports|ray"}
+_SEGMENTS = {"model": r"[a-z][a-z0-9_]*", "door": "|".join(DASHBOARDS)}
 
 READERS: tuple[Role, ...] = ("read", "operate")
 OPERATORS: tuple[Role, ...] = ("operate",)
@@ -67,7 +70,7 @@ class Route:
 _MODEL_FACTS: tuple[Role, ...] = ("predict", "read", "operate")
 _MEBIBYTE = 1 << 20
 
-# What MLflow's pages ask for by POST although they only read.
+# What pages ask for by POST although they only read.
 _MLFLOW_SEARCHES = (
     "/ajax-api/2.0/mlflow/experiments/search",
     "/ajax-api/2.0/mlflow/runs/search",
@@ -80,6 +83,12 @@ _MLFLOW_SEARCHES = (
     "/ajax-api/3.0/mlflow/traces/calculate-filter-correlation",
     "/graphql",
 )
+_READING_POSTS: dict[Door, tuple[str, ...]] = {
+    "mlflow": _MLFLOW_SEARCHES,
+    # Grafana's own role of whoever comes through this door is Viewer: what else lies below is refused there.
+    "grafana": ("/api/ds/query", "/api/datasources/uid/*"),
+    "pipelines": ("/ml_metadata.MetadataStoreService/Get*",),
+}
 
 
 def _dashboard(door: Door) -> Iterable[Route]:
@@ -87,9 +96,8 @@ def _dashboard(door: Door) -> Iterable[Route]:
     upstream: Upstream = door  # type: ignore[assignment] # the dashboards are upstreams of the same name
     yield Route(f"{door}-login", door, "/.slipway/login", ("GET",), "open", (), "portal")
     yield Route(f"{door}-static", door, "/.slipway/static/*", _LOOK, "open", (), "portal")
-    if door == "mlflow":
-        for path in _MLFLOW_SEARCHES:
-            yield Route(f"mlflow-{path.strip('/')}", door, path, ("POST",), "session", READERS, upstream)
+    for path in _READING_POSTS.get(door, ()):
+        yield Route(f"{door}-{path.strip('/')}", door, path, ("POST",), "session", READERS, upstream)
     yield Route(f"{door}-read", door, "/*", _LOOK, "session", READERS, upstream)
     yield Route(f"{door}-change", door, "/*", (), "session", OPERATORS, upstream)
 
@@ -105,6 +113,7 @@ ROUTES: tuple[Route, ...] = (
     Route("model-ready-v1", "portal", "/v1/models/{model}", _LOOK, "token", _MODEL_FACTS, "model"),
     # The programs' side of the portal.
     Route("labels", "portal", "/api/labels", ("POST",), "token", ("labels",), "portal", 8 * _MEBIBYTE),
+    Route("login-code", "portal", "/api/login", ("POST",), "session", READERS, "portal"),
     Route("status", "portal", "/api/status", _LOOK, "session", READERS, "portal"),
     # Pages.
     Route("home", "portal", "/", _LOOK, "session", READERS, "portal"),
@@ -113,23 +122,16 @@ ROUTES: tuple[Route, ...] = (
     Route("logout", "portal", "/logout", ("POST",), "session", READERS, "portal"),
     Route("login", "portal", "/login", ("GET",), "open", (), "portal"),
     Route("static", "portal", "/.slipway/static/*", _LOOK, "open", (), "portal"),
-    *_dashboard("mlflow"),
-    *_dashboard("reports"),
-    *_dashboard("ray"),
+    *(route for door in DASHBOARDS for route in _dashboard(door)),
     # MLflow for the platform's own programs.
     Route("registry", "registry", "/*", (), "token", ("internal",), "mlflow"),
 )  # fmt: skip
 
-OPEN = frozenset(
-    {
-        "login", "mlflow-login", "reports-login", "ray-login",
-        "static", "mlflow-static", "reports-static", "ray-static",
-    }
-)  # fmt: skip
+OPEN = frozenset({"login", "static"} | {f"{door}-{what}" for door in DASHBOARDS for what in ("login", "static")})
 """The routes that need no credentials: each takes a one-time code, or serves a file that is the same for everybody."""
 
 DOORS: tuple[Door, ...] = ("portal", "mlflow", "reports", "ray")
-"""Those of the gateway's own listener, all of them for browsers too."""
+"""Those of the local gateway's own listener, all of them for browsers too."""
 
 
 def routes_of(door: Door) -> list[Route]:
