@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -60,7 +59,7 @@ class PulumiCli(PulumiCommand):
         # Language hosts and the like lie beside the command line.
         environment["PATH"] = os.pathsep.join([str(Path(self.command).parent), environment.get("PATH", "")])
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", lifeline.__file__, self.command, "--non-interactive", *args],
+            lifeline.tie([self.command, "--non-interactive", *args]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from slipway.environment import open_environment
-from slipway.targets.local.lifeline import end_with_parent
 
 
 def run_graph(folder: Path, run: dict[str, Any]) -> None:
@@ -32,7 +31,6 @@ def run_graph(folder: Path, run: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    end_with_parent(os.getppid())
     folder = Path(sys.argv[1])
     try:
         run_graph(folder, json.loads((folder / "run.json").read_text()))

@@ -16,6 +16,7 @@ from typing import Any
 from slipway.endpoints import socket_of
 from slipway.environment import VARIABLE, Environment
 from slipway.errors import SlipwayError
+from slipway.targets.local import lifeline
 
 Line = dict[str, Any]
 """One line of a progress file: what a component said when its step began or ended."""
@@ -28,12 +29,15 @@ _GRACE = 5.0
 def start_group(
     command: Sequence[str], variables: Mapping[str, str], *, log: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a command as the leader of a process group of its own; what it prints goes to `log`, or to our own."""
+    """Start a command as the leader of a process group of its own, which it leads no longer than this process lives.
+
+    What it prints goes to `log`, or to our own output.
+    """
     environment = {**os.environ, **variables}
     with contextlib.ExitStack() as open_files:
         output = open_files.enter_context(log.open("wb")) if log else None
         return subprocess.Popen(
-            command,
+            lifeline.tie(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output else None,

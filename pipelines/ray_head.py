@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +18,6 @@ from slipway.endpoints import ray_token_file
 from slipway.environment import Environment
 from slipway.errors import NotReady
 from slipway.files import write_atomically
-from slipway.targets.local import lifeline
 from slipway.targets.local.leftovers import end_leftovers
 from slipway.targets.local.ports import keep_ports
 from slipway.targets.local.processes import Process, ray_head, shared_environment
@@ -45,9 +43,7 @@ def running_ray(environment: Environment) -> Iterator[None]:
     head = ray_head(environment)
     log = environment.state.logs / "ray.log"
     begun = time.monotonic()
-    # It must not outlive a step that is killed.
-    command = [sys.executable, "-I", "-S", str(lifeline.__file__), *head.command]
-    process = start_group(command, {**shared_environment(environment), **head.environment}, log=log)
+    process = start_group(head.command, {**shared_environment(environment), **head.environment}, log=log)
     try:
         _wait(environment, head, process, begun)
         _log.info("ray_started", seconds=round(time.monotonic() - begun, 1))

@@ -130,7 +130,6 @@ def _end(child: int) -> None:
 
 
 def main() -> None:
-    end_with_parent(os.getppid())
     logs.configure("step-server")
     tell_token(open_environment())
     serve(Path(sys.argv[1]))

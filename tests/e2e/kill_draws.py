@@ -72,6 +72,16 @@ class Rollout:
 
     def play(self) -> RolloutRow:
         """From registration to the end of the rollout."""
+        try:
+            return self._play()
+        finally:
+            if self._struck is not None:
+                self._struck.join()
+            # Whatever else has failed, it is because of this.
+            if self._errors:
+                raise self._errors[0]
+
+    def _play(self) -> RolloutRow:
         platform = self.platform
         self.challenger = platform.register(good=self.draw.good)
         failpoints.arm(platform.environment.state.run, *self.draw.places)
@@ -82,9 +92,6 @@ class Rollout:
         while row.state not in rollouts.CLOSED:
             assert platform.now() < began + MOST_DAYS * DAY, platform.describe()
             row = self._live_through(row)
-        if self._struck is not None:
-            self._struck.join()
-        assert not self._errors, self._errors
         return row
 
     def _live_through(self, row: RolloutRow) -> RolloutRow:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -18,11 +18,13 @@ import pytest
 from slipway.endpoints import socket_of
 from slipway.environment import Environment
 from slipway.errors import Conflict, NotReady
+from slipway.ledger import open_ledger, releases, versions
 from slipway.settings import ProcessSettings, Settings
 from slipway.targets.local import lifecycle, processes
 from slipway.targets.local.leftovers import find_leftovers
 from slipway.targets.local.probes import Http
 from slipway.targets.local.processes import Process
+from slipway.targets.local.revisions import write_revision
 from slipway.targets.local.status import read_processes
 from slipway.targets.local.supervision import Supervisor
 from slipway.targets.local.target import LocalTarget
@@ -62,6 +64,17 @@ def up(environment: Environment) -> bool:
 
 def pids(environment: Environment) -> dict[str, int]:
     return {name: status.pid for name, status in Supervisor(environment).read_statuses().items()}
+
+
+def release_first(environment: Environment, model: str, version: int) -> None:
+    """Make this version the model's champion."""
+    as_of = datetime(2024, 3, 1, tzinfo=UTC)
+    ledger = open_ledger(environment)
+    with ledger.transaction() as session:
+        gate = {"verdict": "passed", "reasons": []}
+        versions.add(session, model, version, digest="d" * 64, gate=gate, passed=True, as_of=as_of)
+        releases.promote(session, model, version, epoch=0, actor="test", reason="first", as_of=as_of)
+    ledger.close()
 
 
 def wait(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -107,7 +120,7 @@ def test_nothing_outlives_a_killed_supervisord_and_the_next_up_recovers(environm
     wait(lambda: find_leftovers(environment) == [], 10)
     assert up(environment)
     assert pids(environment).keys() == before.keys()
-    assert LocalTarget(environment).list_revisions("m") == {1: True}
+    wait(lambda: LocalTarget(environment).list_revisions("m") == {1: True})
 
 
 def test_a_process_that_ignores_the_death_of_supervisord_is_ended_by_the_next_up(environment: Environment) -> None:
@@ -137,6 +150,31 @@ def test_a_process_that_cannot_start_fails_up_with_its_last_words_and_is_undone(
         up(environment)
     assert "the reason why it cannot start" in str(caught.value)
     assert find_leftovers(environment) == []
+
+
+def test_a_challenger_that_cannot_start_does_not_keep_the_platform_from_starting(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def revision(_: Environment, model: str, version: int) -> Process:
+        return small(environment, f"revision-{model}-{version}", 40, "fail" if version == 2 else "0")
+
+    monkeypatch.setattr(processes, "revision_process", revision)
+    environment.state.prepare()
+    release_first(environment, "m", 1)
+    write_revision(environment, revision(environment, "m", 2))
+    assert up(environment)
+    assert LocalTarget(environment).list_revisions("m") == {1: True, 2: False}
+
+
+def test_a_champion_that_cannot_start_fails_up(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def revision(_: Environment, model: str, version: int) -> Process:
+        return small(environment, f"revision-{model}-{version}", 40, "fail")
+
+    monkeypatch.setattr(processes, "revision_process", revision)
+    environment.state.prepare()
+    release_first(environment, "m", 1)
+    with pytest.raises(NotReady, match="revision-m-1: ended again and again"):
+        up(environment)
 
 
 def test_running_out_of_time_is_a_failure(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +251,7 @@ def test_revisions_that_ran_come_back_after_down_and_up(environment: Environment
     lifecycle.down(environment, say=lambda text: None)
     assert LocalTarget(environment).list_revisions("m") == {3: False}
     up(environment)
-    assert LocalTarget(environment).list_revisions("m") == {3: True}
+    wait(lambda: LocalTarget(environment).list_revisions("m") == {3: True})
 
 
 def test_revisions_applied_at_the_same_time_all_become_ready(environment: Environment) -> None:

@@ -63,8 +63,7 @@ def test_supervisord_reads_back_every_process_as_it_was_meant(environment: Envir
     for process in wanted:
         program = programs[process.name]
         command = shlex.split(program.command)
-        assert command[:3] == [sys.executable, "-I", "-S"]
-        assert tuple(command[4:]) == process.command
+        assert command == lifeline.tie(process.command, parent=configuration.pid_file(environment))
         assert program.environment | dict(process.environment) == program.environment
         assert (program.priority, program.stopwaitsecs) == (process.order, process.stop_timeout)
         assert program.autorestart is not False
@@ -231,9 +230,13 @@ def test_a_process_that_does_not_run_is_not_ready_even_if_its_socket_answers(env
 
 @pytest.mark.skipif(sys.platform != "linux", reason="death signals are Linux's")
 def test_a_command_ends_when_its_parent_is_killed() -> None:
-    script = str(Path(lifeline.__file__))
-    start = f"subprocess.Popen([sys.executable, '-I', '-S', {script!r}, 'sleep', '600'])"
-    parent = f"import subprocess, sys\np = {start}\nprint(p.pid, flush=True)\np.wait()"
+    parent = (
+        "import subprocess\n"
+        "from slipway.targets.local.lifeline import tie\n"
+        "p = subprocess.Popen(tie(['sleep', '600']))\n"
+        "print(p.pid, flush=True)\n"
+        "p.wait()"
+    )
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         child = int(process.stdout.readline())
@@ -249,8 +252,21 @@ def test_a_command_ends_when_its_parent_is_killed() -> None:
             time.sleep(0.02)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="death signals are Linux's")
+@pytest.mark.parametrize("named", ["process id", "file", "file that is gone"])
+def test_a_command_whose_parent_is_gone_before_it_begins_does_not_begin(tmp_path: Path, named: str) -> None:
+    with subprocess.Popen(["true"]) as parent:
+        parent.wait()
+    file = tmp_path / "parent.pid"
+    if named == "file":
+        file.write_text(f"{parent.pid}\n")
+    begun = tmp_path / "begun"
+    done = subprocess.run(lifeline.tie(["touch", begun], parent.pid if named == "process id" else file), check=False)
+    assert (done.returncode, begun.exists()) == (143, False)
+
+
 def test_the_lifeline_keeps_the_exit_status() -> None:
-    command = [sys.executable, "-I", "-S", str(Path(lifeline.__file__)), sys.executable, "-c", "raise SystemExit(7)"]
+    command = lifeline.tie([sys.executable, "-c", "raise SystemExit(7)"])
     assert subprocess.run(command, check=False).returncode == 7
 
 

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +42,7 @@ class Process:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 # The kernel ends it when the tests are killed.
-                [sys.executable, "-I", "-S", lifeline.__file__, *map(str, command)],
+                lifeline.tie(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,15 +11,19 @@ from slipway.environment import Environment
 from slipway.errors import InvalidInput, Problem
 from slipway.files import write_atomically
 from slipway.settings import REPOSITORY
-from slipway.targets.local import processes
+from slipway.targets.local import lifeline, processes
 from slipway.targets.local.processes import Process
 
 _UNSPEAKABLE = ('"', "\n", "%", " ;", " #")
-_LIFELINE = Path(__file__).with_name("lifeline.py")
 
 
 def configuration_file(environment: Environment) -> Path:
     return environment.state.run / "supervisord.conf"
+
+
+def pid_file(environment: Environment) -> Path:
+    """Where supervisord writes its process id, before it starts anything."""
+    return environment.state.run / "supervisord.pid"
 
 
 def revision_file(environment: Environment, name: str) -> Path:
@@ -34,12 +37,12 @@ def log_file(environment: Environment, name: str) -> Path:
 
 def render_configuration(environment: Environment) -> str:
     """supervisord.conf with every process but the revisions, which stand in conf.d."""
-    state, settings = environment.state, environment.settings.processes
+    settings = environment.settings.processes
     sections = [
         _section("unix_http_server", {"file": socket_of(environment, "supervisor"), "chmod": "0600"}),
         _section("supervisord", {
             "logfile": log_file(environment, "supervisord"), "logfile_maxbytes": settings.log_size,
-            "logfile_backups": settings.log_files, "pidfile": state.run / "supervisord.pid", "umask": "077",
+            "logfile_backups": settings.log_files, "pidfile": pid_file(environment), "umask": "077",
             "identifier": f"slipway-{environment.settings.name}", "directory": REPOSITORY, "nocleanup": "true",
             "strip_ansi": "true", "minfds": 1024, "minprocs": 64,
             "environment": _assignments(processes.shared_environment(environment)),
@@ -56,7 +59,7 @@ def render_configuration(environment: Environment) -> str:
 def render_program(environment: Environment, process: Process) -> str:
     """One `[program]`: restarted for ever, its whole group killed when SIGTERM does not end it in time."""
     settings = environment.settings.processes
-    command = (sys.executable, "-I", "-S", str(_LIFELINE), *process.command)
+    command = lifeline.tie(process.command, parent=pid_file(environment))
     return _section(f"program:{process.name}", {
         "command": shlex.join(command), "priority": process.order, "directory": REPOSITORY,
         "environment": _assignments(process.environment),

@@ -18,12 +18,12 @@ from slipway.environment import Environment
 from slipway.errors import Conflict, InvalidInput, NotReady, Problem, SlipwayError
 from slipway.files import write_atomically
 from slipway.targets.local import processes
-from slipway.targets.local.configuration import configuration_file, render_configuration, write_configuration
+from slipway.targets.local.configuration import configuration_file, pid_file, render_configuration, write_configuration
 from slipway.targets.local.leftovers import end_leftovers
 from slipway.targets.local.ports import keep_ports
 from slipway.targets.local.processes import Process
 from slipway.targets.local.readiness import Report, read_readiness, wait_until_ready
-from slipway.targets.local.revisions import list_revision_processes, renew_revisions
+from slipway.targets.local.revisions import list_champions, list_revision_processes, renew_revisions
 from slipway.targets.local.supervision import Supervisor, launch
 
 Say = Callable[[str], None]
@@ -56,7 +56,7 @@ STOPPING = (
 
 
 def up(environment: Environment, *, say: Say, report: Report, retain: bool = False) -> bool:
-    """Start what does not run and wait until all is ready; False when there was nothing to do.
+    """Start what does not run and wait for `awaited_processes`; False when there was nothing to do.
 
     A failed start is undone unless `retain`. Raises NotReady, Conflict (somebody else starts or stops it now), or
     SlipwayError with what a step found.
@@ -70,7 +70,7 @@ def up(environment: Environment, *, say: Say, report: Report, retain: bool = Fal
             for step in STARTING:
                 say(step.title)
                 step.act(environment)
-            wait_until_ready(environment, all_processes(environment), report=report)
+            wait_until_ready(environment, awaited_processes(environment), report=report)
         except BaseException:
             if not retain:
                 _stop(environment, say=lambda title: None)
@@ -93,6 +93,16 @@ def all_processes(environment: Environment) -> list[Process]:
     return sorted(
         [*processes.list_processes(environment), *list_revision_processes(environment)], key=lambda item: item.order
     )
+
+
+def awaited_processes(environment: Environment) -> list[Process]:
+    """What a start waits for, in the order of starting: the platform's own processes and the champions.
+
+    Not the other revisions, which are the controller's: a challenger that cannot start must not keep it from starting,
+    and it may take any of them away while we wait.
+    """
+    champions = [processes.revision_process(environment, *champion) for champion in list_champions(environment)]
+    return sorted([*processes.list_processes(environment), *champions], key=lambda item: item.order)
 
 
 @contextmanager
@@ -157,7 +167,7 @@ def start_supervisord(environment: Environment) -> None:
 
 
 def _complete(environment: Environment, say: Say, report: Report) -> bool:
-    """The platform runs: start what was stopped or given up, and wait until all is ready."""
+    """The platform runs: start what was stopped or given up, and wait for it."""
     if render_configuration(environment) != configuration_file(environment).read_text():
         say("the settings have changed since the start: `slipway down`, then `slipway up` applies them")
     wanted, supervisor = all_processes(environment), Supervisor(environment)
@@ -170,7 +180,7 @@ def _complete(environment: Environment, say: Say, report: Report) -> bool:
         elif not statuses[process.name].is_alive:
             say(f"starting {process.name} again: it was {statuses[process.name].state}")
             supervisor.start(process.name)
-    wait_until_ready(environment, wanted, report=report)
+    wait_until_ready(environment, awaited_processes(environment), report=report)
     return True
 
 
@@ -232,7 +242,7 @@ def stop_supervisord(environment: Environment) -> None:
 def find_supervisord(environment: Environment) -> psutil.Process | None:
     """The supervisord of this environment, by its process id file and its command line."""
     try:
-        process = psutil.Process(int((environment.state.run / "supervisord.pid").read_text()))
+        process = psutil.Process(int(pid_file(environment).read_text()))
         return process if str(configuration_file(environment)) in process.cmdline() else None
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
         return None

@@ -17,6 +17,9 @@ from slipway.targets.local.tails import read_tail, shorten
 _PAUSE = 0.2
 """Seconds between two rounds of questions."""
 
+_PATIENCE = 30.0
+"""Seconds for supervisord to answer on a machine that is busy with starting all of this."""
+
 _STARTS = 3
 """A process that was seen with more ids than this ends each time that it is started."""
 
@@ -37,7 +40,7 @@ def wait_until_ready(
     when a process ends each time that it is started.
     """
     limit = timeout or environment.settings.processes.start_timeout
-    supervisor = Supervisor(environment)
+    supervisor = Supervisor(environment, timeout=_PATIENCE)
     started = time.monotonic()
     waiting = list(processes)
     seen: dict[str, set[int]] = {process.name: set() for process in processes}

@@ -35,6 +35,15 @@ def list_released(environment: Environment) -> list[tuple[str, int]]:
     return sorted(wanted)
 
 
+def list_champions(environment: Environment) -> list[tuple[str, int]]:
+    """(model, version) of every champion in the ledger."""
+    from slipway.ledger import open_ledger, releases
+
+    with open_ledger(environment).read() as session:
+        rows = [(row.model, row.champion) for row in releases.list_all(session) if not row.archived]
+    return [(model, champion) for model, champion in rows if champion is not None]
+
+
 def list_revision_processes(environment: Environment) -> list[Process]:
     """The processes of `list_revisions`."""
     return [processes.revision_process(environment, model, version) for model, version in list_revisions(environment)]
