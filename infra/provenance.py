@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from infra.recording import Recording, record
-from infra.versions import Versions, load_versions
 from slipway.environment import Environment
 from slipway.errors import Problem
 from slipway.mirror.check import check
 from slipway.mirror.pins import Pin, read_pins
+from slipway.mirror.versions import Versions, load_versions
 from slipway.settings import Settings
 
 _PLACE = "DIR"

@@ -9,7 +9,7 @@ import importlib
 
 from infra.components.cluster_component import ClusterSite
 from infra.components.secrets import SecretStore
-from infra.versions import load_versions
+from slipway.mirror.versions import load_versions
 from slipway.settings import Settings
 from slipway.state import State
 

@@ -8,8 +8,8 @@ from typing import Any
 import pulumi
 
 from infra.components.secrets import SecretStore
-from infra.versions import Versions
 from slipway.kubernetes_settings import KubernetesSettings
+from slipway.mirror.versions import Versions
 
 
 @dataclass(frozen=True)

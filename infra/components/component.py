@@ -20,8 +20,8 @@ from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 from infra.components import names
 from infra.components.contents import Contents
 from infra.components.secrets import SecretStore
-from infra.versions import Versions
 from slipway.kubernetes_settings import KubernetesSettings
+from slipway.mirror.versions import Versions
 
 
 @dataclass(frozen=True)

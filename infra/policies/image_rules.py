@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from infra.policies.objects import UNKNOWN
 from infra.policies.pods import Container, Pod
-from infra.versions import RETIRED
+from slipway.mirror.versions import RETIRED
 
 
 def image_by_digest(pod: Pod) -> Iterator[str]:

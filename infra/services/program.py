@@ -41,9 +41,9 @@ from infra.components.secrets import SecretStore
 from infra.components.serving import Serving, ServingArgs
 from infra.components.training import Training, TrainingArgs
 from infra.services.cluster import Cluster, find_cluster
-from infra.versions import Versions, load_versions
 from slipway import signing
 from slipway.environment import Environment
+from slipway.mirror.versions import Versions, load_versions
 from slipway.settings import Settings
 from slipway.state import State
 from slipway.targets.local.doors import cluster_hosts

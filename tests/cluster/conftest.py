@@ -10,8 +10,8 @@ import pytest
 
 from infra.components import names
 from infra.components.training import GPU_NODE, GPU_TAINT
-from infra.versions import load_versions
 from slipway.environment import Environment
+from slipway.mirror.versions import load_versions
 from slipway.settings import Settings
 from tests.cluster.lab import cert_manager, nodes
 from tests.cluster.lab import envoy_gateway as lab_gateway

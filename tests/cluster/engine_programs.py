@@ -19,8 +19,8 @@ from infra.components.contents import Contents
 from infra.components.secrets import SecretStore
 from infra.components.workload import Workload, WorkloadArgs
 from infra.engine import Engine
-from infra.versions import load_versions
 from slipway.environment import Environment, open_environment
+from slipway.mirror.versions import load_versions
 from slipway.settings import Settings
 from tests.cluster.provider import plugin
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infra.components.hardening import Hardening
-from infra.versions import Versions
+from slipway.mirror.versions import Versions
 from tests.cluster.lab.control_plane import ControlPlane
 from tests.cluster.provider import rendering
 from tests.cluster.tools.build import module_folder

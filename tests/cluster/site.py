@@ -20,9 +20,9 @@ from typing import Any
 from infra.components import names
 from infra.provenance import list_used
 from infra.pulumi_cli import TOOLS
-from infra.versions import load_versions
 from slipway.environment import open_environment
 from slipway.mirror.pins import read_pins, write_digests
+from slipway.mirror.versions import load_versions
 from tests.cluster import shelf
 from tests.cluster.lab.control_plane import ControlPlane
 from tests.cluster.provider import plugin, servicer

@@ -16,7 +16,7 @@ from cryptography import x509
 
 from infra.components import database, names
 from infra.components.database import FEATURES, INSTANCE, LEDGER, REGISTRY
-from infra.versions import Versions, load_versions
+from slipway.mirror.versions import Versions, load_versions
 from slipway.settings import Settings
 from tests.cluster.lab import rules
 from tests.cluster.lab.control_plane import ControlPlane

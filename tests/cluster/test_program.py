@@ -17,8 +17,8 @@ import pytest
 from infra.components import names
 from infra.pulumi_cli import TOOLS
 from infra.services.program import stand_up
-from infra.versions import ChartPin, Versions, load_versions
 from slipway.environment import open_environment
+from slipway.mirror.versions import ChartPin, Versions, load_versions
 from tests.cluster import shelf
 from tests.cluster.engine_programs import kill_in_the_middle
 from tests.cluster.lab.control_plane import ControlPlane

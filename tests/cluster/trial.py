@@ -14,8 +14,8 @@ from typing import Any
 from infra.engine import Engine, Outcome, Program
 from infra.recording import Recorded, Recording, record
 from infra.services.program import stand_up
-from infra.versions import Versions
 from slipway.environment import Environment
+from slipway.mirror.versions import Versions
 from tests.cluster.lab.control_plane import ControlPlane
 from tests.cluster.provider import construction, rendering, servicer
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from infra.recording import Recorded, Recording, record
 from infra.services.program import stand_up
-from infra.versions import DIGESTS, load_versions
 from slipway.kubernetes_settings import NOT_MANAGED
+from slipway.mirror.versions import DIGESTS, load_versions
 from slipway.settings import Settings
 
 GPU: dict[str, Any] = {

@@ -16,10 +16,10 @@ from infra.components import cert_manager, names, object_store, platform_pod
 from infra.quantity import parse_bytes
 from infra.recording import Recording, record
 from infra.services.program import stand_up
-from infra.versions import load_versions
 from pipelines.steps import STEPS
 from slipway import step_pods
 from slipway.kubernetes_parts import NEEDS, PART_NAMES
+from slipway.mirror.versions import load_versions
 from slipway.step_pods import StepPods
 from tests.infra.recorded_stack import CLOUDS, GPU, GPU_POOL, ancestors, fill_mirror, managed_by, recorded, settings_of
 

@@ -19,7 +19,7 @@ from infra.policies.pack import examine_object
 from infra.quantity import parse_quantity
 from infra.recording import Recording, record
 from infra.services.program import stand_up
-from infra.versions import load_versions
+from slipway.mirror.versions import load_versions
 from tests.infra.recorded_stack import fill_mirror, recorded, settings_of
 
 PROFILES = ("core", "full")

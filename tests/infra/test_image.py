@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.versions import load_versions
+from slipway.mirror.versions import load_versions
 from slipway.settings import REPOSITORY
 from tests.infra import image
 

@@ -16,14 +16,14 @@ import respx
 from typer.testing import CliRunner
 
 from infra.components.kubeflow_pipelines import OVERLAY
-from infra.versions import load_versions
 from slipway.cli import app
 from slipway.errors import InvalidInput, InvalidSettings
 from slipway.mirror.check import check
 from slipway.mirror.download import DigestDiffers, Downloads, FetchFailed
-from slipway.mirror.pins import FILE, Pin, read_pins
+from slipway.mirror.pins import Pin, read_pins
 from slipway.mirror.pull import Failure, pull
 from slipway.mirror.registry import CHART, MANIFESTS
+from slipway.mirror.versions import FILE, load_versions
 
 INDEX_TYPE, _, MANIFEST_TYPE, _ = MANIFESTS
 
@@ -402,7 +402,7 @@ def test_pins_without_a_version_are_named_all_at_once(tmp_path: Path) -> None:
     file.write_text('[charts.a]\nsource = "oci://x"\n[images.b]\ntag = "1"\n')
     with pytest.raises(InvalidSettings) as caught:
         read_pins(file=file)
-    assert [problem.where for problem in caught.value.problems] == ["charts.a", "images.b"]
+    assert {"charts.a.version", "images.b.reference"} <= {problem.where for problem in caught.value.problems}
 
 
 def test_a_plan_lists_every_pin(tmp_path: Path) -> None:

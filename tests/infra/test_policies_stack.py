@@ -16,7 +16,7 @@ from infra.policies.objects import KubeObject, mapping
 from infra.policies.objects import texts as texts_of
 from infra.policies.pods import TEMPLATES, pods_of
 from infra.recording import Recording
-from infra.versions import load_versions
+from slipway.mirror.versions import load_versions
 from tests.infra.recorded_stack import CLOUDS, GPU, GPU_POOL, fill_mirror, managed_by, recorded
 
 EXCEPTIONS = load_exceptions(pack.rule_names())

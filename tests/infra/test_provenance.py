@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from infra.provenance import find_faults, list_used
-from infra.versions import load_versions
 from slipway.environment import Environment
 from slipway.kubernetes_settings import PART_NAMES, SUPPORTED_VERSIONS
 from slipway.mirror.pins import write_digests
+from slipway.mirror.versions import load_versions
 from tests.infra.recorded_stack import CLOUDS, GPU, GPU_POOL, settings_of
 
 ONLY_THE_CACHE = {part: {"enabled": part == "cache"} for part in PART_NAMES} | {"cert_manager": {"existing": True}}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.versions import DIGESTS, FLOORS, ImagePin, Versions, load_versions
 from slipway.errors import InvalidSettings, Unknown
+from slipway.mirror.versions import DIGESTS, FLOORS, ImagePin, Versions, load_versions
 from tests.infra.recorded_stack import fill_mirror
 
 CHART = """

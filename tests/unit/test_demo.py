@@ -24,8 +24,7 @@ from pipelines.flight_delay.demo.stage import end_processes, prepare_environment
 from pipelines.flight_delay.demo.story import EARLY_CONTRACT
 from slipway.contract import load_contract, read_contract
 from slipway.environment import VARIABLE, Environment
-from slipway.ledger import events, releases, versions
-from slipway.ledger.database import open_ledger
+from slipway.ledger import events, open_ledger, releases, versions
 
 MODEL = "flight_delay"
 MARCH = datetime(2013, 3, 1, tzinfo=UTC)

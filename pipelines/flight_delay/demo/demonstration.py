@@ -23,7 +23,7 @@ from pipelines.flight_delay.demo.stage import Stage, prepare_environment, stop_p
 from pipelines.flight_delay.demo.story import Storyteller
 from slipway.environment import open_environment
 from slipway.errors import SlipwayError
-from slipway.ledger.database import open_ledger
+from slipway.ledger import open_ledger
 
 MODEL = "flight_delay"
 STORY = "story.json"

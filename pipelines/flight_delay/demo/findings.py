@@ -16,8 +16,7 @@ from slipway import inference_log
 from slipway.contract import load_contract
 from slipway.environment import Environment
 from slipway.errors import SlipwayError
-from slipway.ledger import events
-from slipway.ledger.database import Ledger
+from slipway.ledger import Ledger, events
 from slipway.ledger.schema import AlarmRow
 from slipway.targets import open_target
 

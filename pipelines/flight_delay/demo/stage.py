@@ -30,8 +30,7 @@ from pipelines.flight_delay.demo.screen import Screen
 from slipway.environment import VARIABLE, Environment, open_environment
 from slipway.errors import NotReady, SlipwayError
 from slipway.files import write_atomically
-from slipway.ledger import events, releases
-from slipway.ledger.database import Ledger, open_ledger
+from slipway.ledger import Ledger, events, open_ledger, releases
 
 Found = TypeVar("Found")
 TICK = 0.5

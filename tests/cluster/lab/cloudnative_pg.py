@@ -13,7 +13,7 @@ from typing import Any
 
 from infra.components.hardening import Hardening
 from infra.components.names import DATABASE_OPERATOR as NAMESPACE
-from infra.versions import Versions
+from slipway.mirror.versions import Versions
 from tests.cluster.lab import charts
 from tests.cluster.lab.certificates import Authority
 from tests.cluster.lab.control_plane import ControlPlane

@@ -4,6 +4,7 @@ The parts of the platform meet here and nowhere else: each writes its own facts 
 reads. MLflow says which versions exist; the ledger says which one answers.
 """
 
-from slipway.ledger.database import Ledger, open_ledger
+from slipway.ledger.database import Ledger
+from slipway.ledger.migration import open_ledger
 
 __all__ = ["Ledger", "open_ledger"]

@@ -6,7 +6,6 @@ that the event chain has one order on both. Tables come from the migrations alon
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from sqlalchemy import URL, Connection, create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from slipway.environment import Environment
 from slipway.errors import NotReady
 
 BUSY_SECONDS = 30
@@ -88,26 +86,6 @@ class Ledger:
             self._watch.close()
             self._watch = None
         self.engine.dispose()
-
-
-def open_ledger(environment: Environment) -> Ledger:
-    """The environment's ledger, created or migrated first when needed (after a backup).
-
-    Raises Refused when the database was written by a newer Slipway.
-    """
-    from slipway.ledger.migration import migrate
-
-    environment.state.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    ledger = Ledger(environment.state.ledger_url)
-    if ledger.file is not None and not ledger.file.exists():
-        # Created private: SQLite gives its side files the mode of the database.
-        os.close(os.open(ledger.file, os.O_CREAT | os.O_RDWR, 0o600))
-    try:
-        migrate(ledger)
-    except BaseException:
-        ledger.close()
-        raise
-    return ledger
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -1,7 +1,8 @@
-"""Brings a ledger's tables to what this code expects: forward only, after a backup, by one process at a time."""
+"""Opens the ledger and brings its tables to what this code expects: forward only, after a backup, by one process."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
@@ -9,12 +10,31 @@ from pathlib import Path
 from filelock import FileLock
 from sqlalchemy import Connection, inspect, text
 
+from slipway.environment import Environment
 from slipway.errors import Refused
 from slipway.ledger.database import BUSY_SECONDS, Ledger
 
 HEAD = "0001"
 """The newest migration. Written here so that a process that finds a current ledger need not import alembic."""
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def open_ledger(environment: Environment) -> Ledger:
+    """The environment's ledger, created or migrated first when needed (after a backup).
+
+    Raises Refused when the database was written by a newer Slipway.
+    """
+    environment.state.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ledger = Ledger(environment.state.ledger_url)
+    if ledger.file is not None and not ledger.file.exists():
+        # Created private: SQLite gives its side files the mode of the database.
+        os.close(os.open(ledger.file, os.O_CREAT | os.O_RDWR, 0o600))
+    try:
+        migrate(ledger)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
 
 
 def migrate(ledger: Ledger) -> None:

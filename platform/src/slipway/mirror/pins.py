@@ -1,19 +1,24 @@
-"""What is to be fetched: the pins of infra/versions.toml, and where a mirror keeps each."""
+"""What is to be fetched: each pin in the form that all kinds share."""
 
 from __future__ import annotations
 
-import re
-import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
-from slipway.errors import InvalidSettings, Problem
-from slipway.settings import REPOSITORY
-
-FILE = REPOSITORY / "infra" / "versions.toml"
-DIGESTS = "digests.toml"
-"""In the mirror's folder; the program that installs the stack reads it, too."""
+from slipway.files import write_atomically
+from slipway.mirror.versions import (
+    DIGESTS,
+    FILE,
+    ChartPin,
+    ImagePin,
+    ManifestPin,
+    chart_file,
+    is_kustomize,
+    load_versions,
+    manifest_file,
+    read_digests,
+)
 
 Kind = Literal["charts", "manifests", "images"]
 KINDS: tuple[Kind, ...] = ("charts", "manifests", "images")
@@ -41,7 +46,7 @@ class Pin:
 
     @property
     def is_kustomize(self) -> bool:
-        return self.kind == "manifests" and "?ref=" in self.source
+        return self.kind == "manifests" and is_kustomize(self.source)
 
     @property
     def build(self) -> str:
@@ -59,36 +64,20 @@ class Pin:
     def file(self) -> PurePosixPath:
         """Below the mirror's folder; an image shares the layout with the others."""
         if self.kind == "charts":
-            return PurePosixPath("charts", f"{self.chart}-{self.version}.tgz")
+            return chart_file(self.chart, self.version)
         if self.kind == "images":
             return PurePosixPath("images")
-        project = "-".join(re.sub(r"^https://(raw\.githubusercontent|github)\.com/", "", self.source).split("/")[:2])
-        return PurePosixPath("manifests", f"{project}-{self.version}.yaml")
+        return manifest_file(self.source, self.version)
 
 
 def read_pins(folder: Path | None = None, file: Path = FILE) -> list[Pin]:
-    """All pins, digests completed by the mirror's; a pin's own digest wins. Raises InvalidSettings."""
-    document = _read(file)
-    found = _read(folder / DIGESTS) if folder and (folder / DIGESTS).is_file() else {}
-    pins, problems = [], []
-    for kind in KINDS:
-        for name, table in document.get(kind, {}).items():
-            try:
-                pin = _pin(kind, name, table)
-            except (KeyError, TypeError) as error:
-                problems.append(Problem(f"{kind}.{name}", f"has no {error}", f"add it to {file}"))
-                continue
-            pins.append(pin if pin.digest else replace(pin, digest=str(found.get(kind, {}).get(name, ""))))
-    if problems:
-        raise InvalidSettings(problems)
-    return pins
+    """All pins, digests completed by the mirror's in `folder`. Raises InvalidSettings, as `load_versions` does."""
+    return [_pin(key, pin) for key, pin in load_versions(file, mirror=folder).pins()]
 
 
 def write_digests(folder: Path, digests: dict[str, str]) -> None:
     """Add what was found, by dotted key, to the mirror's own; what stands there for other keys stays."""
-    from slipway.files import write_atomically
-
-    known = _read(folder / DIGESTS) if (folder / DIGESTS).is_file() else {}
+    known = read_digests(folder)
     for key, digest in digests.items():
         kind, _, name = key.partition(".")
         known.setdefault(kind, {})[name] = digest
@@ -99,23 +88,10 @@ def write_digests(folder: Path, digests: dict[str, str]) -> None:
     write_atomically(folder / DIGESTS, "\n".join(lines) + "\n", mode=0o644)
 
 
-def _pin(kind: Kind, name: str, table: dict[str, Any]) -> Pin:
-    image = kind == "images"
-    return Pin(
-        kind=kind,
-        name=name,
-        source=str(table["reference" if image else "source"]),
-        version=str(table["tag" if image else "version"]),
-        digest=str(table.get("digest", "")),
-        chart=str(table["name"]) if kind == "charts" else "",
-        overlay=str(table.get("overlay", "")),
-    )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text())
-    except FileNotFoundError:
-        raise InvalidSettings(Problem(str(file), "is not there", "work in a checkout of the platform")) from None
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidSettings(Problem(str(file), f"not TOML: {error}")) from error
+def _pin(key: str, pin: ChartPin | ManifestPin | ImagePin) -> Pin:
+    name = key.partition(".")[2]
+    if isinstance(pin, ImagePin):
+        return Pin("images", name, pin.reference, pin.tag, pin.digest)
+    if isinstance(pin, ChartPin):
+        return Pin("charts", name, pin.source, pin.version, pin.digest, chart=pin.name)
+    return Pin("manifests", name, pin.source, pin.version, pin.digest, overlay=pin.overlay)

@@ -1,6 +1,6 @@
-"""What is fetched from elsewhere, as pinned in versions.toml: charts, manifests, images.
+"""What is fetched from elsewhere, as pinned in infra/versions.toml: charts, manifests, images; where a mirror keeps it.
 
-Reads and checks; fetches nothing (`slipway mirror` does) and knows nothing of Kubernetes.
+Reads and checks; fetches nothing (`pull` does) and knows nothing of Kubernetes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pydantic import Field, ValidationError
 
 from slipway.errors import InvalidSettings, Problem, Unknown
 from slipway.section import Section
+from slipway.settings import REPOSITORY
 from slipway.validation import problems_of
 
-FILE = Path(__file__).with_name("versions.toml")
+FILE = REPOSITORY / "infra" / "versions.toml"
 DIGESTS = "digests.toml"
 """In a mirror's folder: `[charts]`, `[manifests]`, `[images]`, each `name = "sha256:..."`, for the empty ones here."""
 
@@ -52,6 +53,22 @@ Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Reason = Annotated[str, Field(min_length=10)]
 
 
+def is_kustomize(source: str) -> bool:
+    """Whether a manifest's source is a base that has to be built."""
+    return "?ref=" in source
+
+
+def chart_file(name: str, version: str) -> PurePosixPath:
+    """Where a mirror keeps a chart's archive, below the mirror's folder."""
+    return PurePosixPath("charts", f"{name}-{version}.tgz")
+
+
+def manifest_file(source: str, version: str) -> PurePosixPath:
+    """Where a mirror keeps a manifest, below the mirror's folder."""
+    project = "-".join(re.sub(r"^https://(raw\.githubusercontent|github)\.com/", "", source).split("/")[:2])
+    return PurePosixPath("manifests", f"{project}-{version}.yaml")
+
+
 class ChartPin(Section):
     """A Helm chart."""
 
@@ -70,7 +87,7 @@ class ChartPin(Section):
     @property
     def mirror_file(self) -> PurePosixPath:
         """Where a mirror keeps it, below the mirror's folder."""
-        return PurePosixPath("charts", f"{self.name}-{self.version}.tgz")
+        return chart_file(self.name, self.version)
 
 
 class ManifestPin(Section):
@@ -86,13 +103,12 @@ class ManifestPin(Section):
 
     @property
     def is_kustomize(self) -> bool:
-        return "?ref=" in self.source
+        return is_kustomize(self.source)
 
     @property
     def mirror_file(self) -> PurePosixPath:
         """Where a mirror keeps it, below the mirror's folder; a kustomize base is kept as what building it gives."""
-        project = "-".join(re.sub(r"^https://(raw\.githubusercontent|github)\.com/", "", self.source).split("/")[:2])
-        return PurePosixPath("manifests", f"{project}-{self.version}.yaml")
+        return manifest_file(self.source, self.version)
 
 
 class ImagePin(Section):
@@ -170,8 +186,8 @@ Pin = TypeVar("Pin", ChartPin, ManifestPin, ImagePin)
 def load_versions(file: Path = FILE, mirror: Path | None = None) -> Versions:
     """Read the pins, digests completed by the mirror's. Raises InvalidSettings with every mistake by its dotted key."""
     document = _read(file)
-    if mirror and (mirror / DIGESTS).is_file():
-        document = _with_digests(document, _read(mirror / DIGESTS))
+    if mirror:
+        document = _with_digests(document, read_digests(mirror))
     try:
         versions = Versions.model_validate(document)
     except ValidationError as error:
@@ -184,6 +200,12 @@ def load_versions(file: Path = FILE, mirror: Path | None = None) -> Versions:
     if problems:
         raise InvalidSettings(problems)
     return versions
+
+
+def read_digests(mirror: Path) -> dict[str, dict[str, str]]:
+    """What a mirror has found, by table and name; nothing where it has not begun. Raises InvalidSettings."""
+    file = mirror / DIGESTS
+    return _read(file) if file.is_file() else {}
 
 
 def canonical(image: str) -> str:
@@ -221,11 +243,13 @@ def _find(kind: str, name: str, pins: Mapping[str, Pin]) -> Pin:
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        raise InvalidSettings(Problem(str(file), "is not there", "work in a checkout of the platform")) from None
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettings(Problem(str(file), f"not TOML: {error}")) from error
 
 
-def _with_digests(document: dict[str, Any], digests: dict[str, Any]) -> dict[str, Any]:
+def _with_digests(document: dict[str, Any], digests: dict[str, dict[str, str]]) -> dict[str, Any]:
     """A pin's own digest wins: what a mirror holds cannot replace what was reviewed."""
     return {
         table: {
