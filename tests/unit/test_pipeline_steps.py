@@ -135,7 +135,7 @@ def test_a_server_that_is_gone_is_not_ready(environment: Environment) -> None:
 
 def test_the_server_ends_with_its_parent(environment: Environment) -> None:
     command = "[sys.executable, '-m', 'pipelines.step_server', sys.argv[1]]"
-    code = f"import subprocess, sys, time; subprocess.Popen({command}); time.sleep(60)"
+    code = f"import sys, time; from pipelines.groups import start_group; start_group({command}, {{}}); time.sleep(60)"
     path = environment.state.sockets / "orphan.sock"
     variables = {**os.environ, VARIABLE: str(environment.file)}
     parent = subprocess.Popen([sys.executable, "-c", code, str(path)], env=variables)
