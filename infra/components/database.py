@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from string import Template
+from urllib.parse import urlencode
 
 import pulumi
 from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
-from infra.components import names, network
+from infra.components import cert_manager, names, network
 from infra.components.component import Component, Site
 from infra.components.network import Peer
 from infra.components.pods import ConfigFiles, Requests, SecretFiles
@@ -22,6 +23,8 @@ from slipway.kubernetes_settings import KubernetesSettings
 API = "postgresql.cnpg.io/v1"
 PORT = 5432
 INSTANCE = Requests("100m", "256Mi", memory_limit="1Gi")
+_CERTIFICATE = f"{names.DATABASE}-tls"
+_RELOADED = {"cnpg.io/reload": "true"}
 _INSTANCES = {"cnpg.io/cluster": names.DATABASE}
 """Labels that CloudNativePG gives the cluster's pods."""
 
@@ -64,6 +67,23 @@ def peer(settings: KubernetesSettings) -> Peer:
     return network.inside(PORT) if settings.managed.database else network.pods(_INSTANCES, PORT, namespace=names.DATA)
 
 
+def tls(settings: KubernetesSettings) -> dict[str, str]:
+    """How a client asks, in libpq's words: ours shows a certificate of our authority, a cloud's is not checked."""
+    if settings.managed.database:
+        return {"sslmode": "require"}
+    return {"sslmode": "verify-full", "sslrootcert": cert_manager.AUTHORITY_FILE}
+
+
+def url(
+    driver: str, user: DatabaseUser, password: pulumi.Input[str], host: pulumi.Input[str], settings: KubernetesSettings
+) -> pulumi.Output[str]:
+    """A login's own database, for SQLAlchemy and this driver of it."""
+    query = urlencode(tls(settings), safe="/")
+    return pulumi.Output.concat(
+        f"postgresql+{driver}://{user.name}:", password, "@", host, f":{PORT}/{user.name}?{query}"
+    )
+
+
 class Database(Component):
     """The database server and everybody's login."""
 
@@ -94,10 +114,11 @@ class Database(Component):
                 names.DATA,
                 {"username": user.name, "password": self._password(user)},
                 kind="kubernetes.io/basic-auth",
-                labels={"cnpg.io/reload": "true"},
+                labels=_RELOADED,
             )
             for user in self.args.users
         ]
+        certificate = self._create_certificate()
         cluster = self._create_custom(
             API,
             "Cluster",
@@ -109,6 +130,8 @@ class Database(Component):
                 "storage": storage,
                 "resources": INSTANCE.as_dict(),
                 "enableSuperuserAccess": False,
+                # Replicas and the operator itself show certificates of an authority that the operator makes.
+                "certificates": {"serverTLSSecret": _CERTIFICATE, "serverCASecret": _CERTIFICATE},
                 # A budget for one instance would keep its node from ever being drained: no other can take over.
                 "enablePDB": part.instances > 1,
                 "inheritedMetadata": {"labels": self._inherited_labels()},
@@ -129,7 +152,7 @@ class Database(Component):
                     "pg_hba": access_rules(self.args.users),
                 },
             },
-            after=[*passwords, self._create_network_policy()],
+            after=[*passwords, certificate, self._create_network_policy()],
         )
         for user in self.args.users:
             self._create_custom(
@@ -146,6 +169,18 @@ class Database(Component):
                 },
                 after=[cluster],
             )
+
+    def _create_certificate(self) -> pulumi.Resource:
+        """For the Services that the operator makes: of the primary, of the replicas, and of both."""
+        hosts = [
+            host
+            for service in ("rw", "ro", "r")
+            for host in names.service_names(f"{names.DATABASE}-{service}", names.DATA)
+        ]
+        spec = cert_manager.certificate_spec(_CERTIFICATE, hosts, names.GATEWAY_NAME)
+        # The operator looks at a Secret again that has this label: a renewed one is taken without a restart.
+        spec["secretTemplate"] = {"labels": _RELOADED}
+        return self._create_custom(cert_manager.API, "Certificate", names.DATABASE, names.DATA, spec)
 
     def _inherited_labels(self) -> dict[str, str]:
         """Without those that the operator gives its own objects: it would put them right for ever."""
@@ -203,9 +238,7 @@ class Database(Component):
 
     def _create_login(self, user: DatabaseUser) -> None:
         password = self._password(user)
-        address = pulumi.Output.concat(
-            "postgresql+psycopg2://", user.name, ":", password, "@", self.host, f":{PORT}/{user.name}?sslmode=require"
-        )
+        address = url("psycopg2", user, password, self.host, self.site.settings)
         for namespace in self.site.with_steps(user.namespaces):
             self._create_secret(
                 user.secret,

@@ -92,6 +92,7 @@ class Features(Component):
                                 "resources": SERVER.as_dict(),
                                 "logLevel": "warning",
                                 "restAPI": False,
+                                "volumeMounts": [mount],
                             },
                         }
                     },
@@ -107,15 +108,12 @@ class Features(Component):
         The operator writes the former into its Deployment, for everybody to read; Feast fills in the variables.
         """
         password = self.site.secrets.read(f"database/{database.FEATURES.name}")
-        user = database.FEATURES.name
-        address = pulumi.Output.concat(
-            "postgresql+psycopg://", user, ":", password, "@", self.args.database, f":{database.PORT}/{user}"
-        )
+        address = database.url("psycopg", database.FEATURES, password, self.args.database, self.site.settings)
         values: dict[str, pulumi.Input[str]] = {
             "sql": (
                 "path: ${FEAST_REGISTRY_ADDRESS}\n"
                 "cache_ttl_seconds: 60\n"
-                "sqlalchemy_config_kwargs:\n  connect_args: {sslmode: require}\n  pool_pre_ping: true\n"
+                "sqlalchemy_config_kwargs:\n  pool_pre_ping: true\n"
             ),
             "redis": "connection_string: ${FEAST_ONLINE_ADDRESS}\n",
             _ADDRESSES["FEAST_REGISTRY_ADDRESS"]: address,

@@ -44,7 +44,11 @@ _FOLDERS = {
     cache.SECRET: pod.CACHE,
 }
 
-_SERVERS = {*(user.secret for user in (*object_store.USERS, object_store.PIPELINES)), registry.LOGIN, cache.SECRET}
+_SERVERS = {
+    *(user.secret for user in (*object_store.USERS, object_store.PIPELINES, database.LEDGER, database.FEATURES)),
+    registry.LOGIN,
+    cache.SECRET,
+}
 
 
 def variables(registry_url: str = "", *, listen: int = 0) -> Mapping[str, str]:

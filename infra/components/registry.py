@@ -64,8 +64,9 @@ class Registry(Component):
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
             "admin_username = slipway\n",
             "admin_password = ", password, "\n",
-            f"database_uri = postgresql+psycopg2://{database.REGISTRY.name}:", tables, "@", self.args.database,
-            f":{database.PORT}/{database.REGISTRY.name}?sslmode=require\n",
+            "database_uri = ",
+            database.url("psycopg2", database.REGISTRY, tables, self.args.database, self.site.settings),
+            "\n",
         )  # fmt: skip
         self._create_secret(f"{self.name}-authentication", names.SYSTEM, {"basic_auth.ini": configuration})
         for namespace in self.site.with_steps(_USERS):
@@ -87,6 +88,7 @@ class Registry(Component):
                 # Not MLflow's command line: it takes the address, password included, as an argument.
                 command=("python", "-c", _UPGRADE),
                 env={"MLFLOW_BACKEND_STORE_URI": FromSecret(database.REGISTRY.secret, "url"), "HOME": "/tmp"},  # noqa: S108
+                volumes=(AUTHORITY_FILES,),
                 requests=Requests("100m", "256Mi", memory_limit="512Mi"),
                 egress_to=(database.peer(self.site.settings),),
             ),

@@ -128,7 +128,7 @@ class Stack:
             made["database"] = Database(
                 "database",
                 DatabaseArgs(site, managed=self.cluster.database),
-                self._after("cloudnative-pg"),
+                self._after("cert-manager", "cloudnative-pg"),
             )
         if self._wants("cache"):
             made["cache"] = Cache("cache", CacheArgs(site, self.cluster.cache), self._after("cert-manager"))

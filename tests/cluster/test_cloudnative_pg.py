@@ -9,6 +9,7 @@ import base64
 import copy
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from tests.cluster.lab.control_plane import ControlPlane
 from tests.cluster.lab.processes import LabError, wait_until
 from tests.cluster.lab.stack import Stack
 
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster_nodes", "database_operator")]
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster_nodes", "authority", "database_operator")]
 
 Object = dict[str, Any]
 
@@ -117,7 +118,7 @@ def test_the_instance_and_all_that_is_made_for_it_keep_to_every_rule(
     kinds = {"Pod", "Job", "Service", "Secret", "PersistentVolumeClaim", "ServiceAccount", "Role", "RoleBinding"}
     assert {item["kind"] for item in made} == kinds
     # The Secrets of its certificates are the only objects that it gives no labels of ours.
-    unlabelled = {f"Secret/{names.DATA}/{names.DATABASE}-{name}" for name in ("ca", "server", "replication")}
+    unlabelled = {f"Secret/{names.DATA}/{names.DATABASE}-{name}" for name in ("ca", "replication")}
     found = rules.findings(made, stack.objects(*rules.NEEDED))
     assert {tuple(each.split(": ")[:2]) for each in found} == {("labelled_for_cost", name) for name in unlabelled}
     assert instance["metadata"]["name"] in {item["metadata"]["name"] for item in made if item["kind"] == "Pod"}
@@ -165,7 +166,7 @@ def test_every_login_leads_to_a_service_that_the_operator_makes(
         for namespace in user.namespaces:
             login = _data(stack.find(f"Secret/{namespace}/{user.secret}"))
             assert login["host"] == host
-            assert f"@{host}:{port['port']}/{user.name}?sslmode=require" in login["url"]
+            assert f"@{host}:{port['port']}/{user.name}?sslmode=verify-full&" in login["url"]
 
 
 def test_every_role_has_the_password_of_its_login_and_owns_its_database(
@@ -185,14 +186,31 @@ def test_every_role_has_the_password_of_its_login_and_owns_its_database(
     assert secrets == {}
 
 
-def test_the_servers_certificate_is_good_for_the_name_that_logins_use(
-    control_plane: ControlPlane, instance: Object
+def test_it_shows_our_certificate_and_makes_none(
+    control_plane: ControlPlane, stack: Stack, authority: Path, instance: Object
 ) -> None:
-    secret = control_plane.get("secret", f"{names.DATABASE}-server", names.DATA)
+    live = control_plane.get(CLUSTER, names.DATABASE, names.DATA)
+    assert live is not None
+    ours = stack.find(f"Certificate/{names.DATA}/{names.DATABASE}")["spec"]["secretName"]
+    said = live["status"]["certificates"]
+    assert (said["serverTLSSecret"], said["serverCASecret"]) == (ours, ours)
+    # Their own clients' are of an authority that it makes.
+    assert (said["clientCASecret"], said["replicationTLSSecret"]) == (
+        f"{names.DATABASE}-ca",
+        f"{names.DATABASE}-replication",
+    )
+    assert control_plane.get("secret", f"{names.DATABASE}-server", names.DATA) is None
+    assert ours in said["expirations"], "it has read it"
+    secret = control_plane.get("secret", ours, names.DATA)
     assert secret is not None
+    assert secret["metadata"]["labels"] == {"cnpg.io/reload": "true"}
+    assert _data(secret)["ca.crt"] == authority.read_text()
     certificate = x509.load_pem_x509_certificate(_data(secret)["tls.crt"].encode())
     good_for = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.service(f"{names.DATABASE}-rw", names.DATA) in good_for.get_values_for_type(x509.DNSName)
+    services = {item["metadata"]["name"] for item in control_plane.list("services", names.DATA, OF_CLUSTER)}
+    assert services
+    wanted = {names.service(service, names.DATA) for service in services}
+    assert wanted <= set(good_for.get_values_for_type(x509.DNSName))
 
 
 @pytest.mark.parametrize(

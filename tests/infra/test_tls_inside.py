@@ -13,7 +13,7 @@ import pytest
 import yaml
 from feast.repo_config import load_repo_config
 
-from infra.components import cache, names, object_store, platform_pod, registry
+from infra.components import cache, database, names, object_store, platform_pod, registry
 from infra.components.cert_manager import AUTHORITY, AUTHORITY_FILE, AUTHORITY_FILES
 from infra.components.workload import CERTIFICATE
 from infra.recording import Recorded, Recording
@@ -67,6 +67,26 @@ def test_a_server_that_speaks_tls_has_a_certificate_of_our_own_authority() -> No
         assert "exec" in probe or probe["httpGet"]["scheme"] == "HTTPS", "a bare connection would fill its log"
 
 
+def test_postgresql_shows_a_certificate_of_our_own_authority_and_logins_check_it() -> None:
+    stack = recorded(parts={"cert_manager": {"issuer": "public"}})
+    spec = stack.find(f"Certificate/{names.DATA}/{names.DATABASE}").inputs["spec"]
+    assert spec["issuerRef"]["name"] == names.GATEWAY_NAME
+    assert spec["secretTemplate"]["labels"] == {"cnpg.io/reload": "true"}, "or a renewed one is never shown"
+    shown = stack.find(f"Cluster/{names.DATA}/{names.DATABASE}").inputs["spec"]["certificates"]
+    assert shown == dict.fromkeys(("serverTLSSecret", "serverCASecret"), spec["secretName"])
+    urls = [
+        secret(stack, namespace, user.secret)["url"]
+        for user in (database.REGISTRY, database.LEDGER, database.FEATURES)
+        for namespace in user.namespaces
+    ]
+    urls += re.findall(r"postgresql\S+", secret(stack, names.SYSTEM, "registry-authentication")["basic_auth.ini"])
+    assert len(urls) == 5
+    for url in urls:
+        address, _, query = url.partition("?")
+        assert address.partition("@")[2].partition(":")[0] in spec["dnsNames"]
+        assert query == f"sslmode=verify-full&sslrootcert={AUTHORITY_FILE}"
+
+
 def test_what_a_server_is_told_leaves_no_port_in_clear() -> None:
     stack = recorded()
     configuration = secret(stack, names.DATA, "cache-configuration")["valkey.conf"].splitlines()
@@ -87,6 +107,12 @@ def mounted(template: Object) -> dict[str, Object]:
     return {each["mountPath"]: volumes[each["name"]] for each in mounts if volumes.get(each["name"])}
 
 
+def told_by_variables(template: Object) -> set[str]:
+    """Secrets that the first container's variables come from."""
+    sources = [each.get("valueFrom") or {} for each in template["containers"][0].get("env") or ()]
+    return {source["secretKeyRef"]["name"] for source in sources if "secretKeyRef" in source}
+
+
 def templates(stack: Recording) -> Iterator[tuple[str, str, Object]]:
     """(name, namespace, pod) of whatever the program makes pods of."""
     for each in stack.of_kind("Deployment", "Job", "CronJob", "ServingRuntime"):
@@ -99,17 +125,18 @@ def templates(stack: Recording) -> Iterator[tuple[str, str, Object]]:
 def test_whoever_is_told_such_a_server_is_given_the_authority_and_no_key_of_it() -> None:
     stack = recorded()
     addresses = {cache.SECRET, registry.LOGIN, object_store.REGISTRY.secret, object_store.INFERENCE_LOG.secret}
+    addresses |= {user.secret for user in (database.REGISTRY, database.LEDGER, database.FEATURES)}
     given = {each.metadata["namespace"] for each in stack.of_kind("Certificate") if AUTHORITY in each.where}
     seen = 0
     for where, namespace, template in templates(stack):
         read = mounted(template)
-        if addresses & {each["secretName"] for each in read.values()}:
+        if addresses & {*(each["secretName"] for each in read.values()), *told_by_variables(template)}:
             seen += 1
             authority = read[AUTHORITY_FILES.path]
             assert authority["secretName"] == AUTHORITY, where
             assert [item["key"] for item in authority["items"]] == ["ca.crt"], where
             assert namespace in given, where
-    assert seen >= 8
+    assert seen >= 10
     assert f"{platform_pod.MOUNTS}/{pod.AUTHORITY}/ca.crt" == AUTHORITY_FILE
 
 
@@ -117,9 +144,12 @@ def test_feasts_servers_are_given_the_authority_too() -> None:
     stack = recorded()
     services = stack.find(f"FeatureStore/{names.FEATURES}/features").inputs["spec"]["services"]
     (volume,), (mount,) = services["volumes"], services["onlineStore"]["server"]["volumeMounts"]
+    assert services["registry"]["local"]["server"]["volumeMounts"] == [mount]
     assert volume["secret"]["secretName"] == AUTHORITY
     address = secret(stack, names.FEATURES, "feature-stores")["online-address"]
     assert f"ssl=true,ssl_ca_certs={mount['mountPath']}/ca.crt" in address
+    address = secret(stack, names.FEATURES, "feature-stores")["registry-address"]
+    assert address.endswith(f"?sslmode=verify-full&sslrootcert={mount['mountPath']}/ca.crt")
     assert stack.find(f"Certificate/{names.FEATURES}/{names.FEATURES}-{AUTHORITY}")
 
 
@@ -167,6 +197,7 @@ def test_a_clouds_services_show_what_everybody_trusts() -> None:
     assert store["authority"] == ""
     assert "ca_bundle" not in store["aws"]
     assert secret(stack, names.SERVING, cache.SECRET)["address"].endswith(",ssl=true")
+    assert secret(stack, names.SYSTEM, database.LEDGER.secret)["url"].endswith("?sslmode=require")
     own = recorded()
     store = secret(own, names.SYSTEM, object_store.INFERENCE_LOG.secret)
     assert store["authority"] == AUTHORITY_FILE

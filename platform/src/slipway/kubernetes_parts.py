@@ -191,6 +191,7 @@ PART_NAMES: tuple[str, ...] = tuple(PartsSettings.model_fields)
 
 NEEDS: tuple[tuple[str, str, str], ...] = (
     ("gateway", "cert_manager", "TLS certificates"),
+    ("database", "cert_manager", "the certificate that it shows"),
     ("cache", "cert_manager", "the certificate that it shows"),
     ("object_store", "cert_manager", "the certificate that it shows"),
     ("registry", "database", "its runs and versions"),

@@ -29,6 +29,10 @@ def _secret(authority: Authority, certificate: Object) -> Object:
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "kubernetes.io/tls",
-        "metadata": {"name": spec["secretName"], "namespace": certificate["metadata"]["namespace"]},
+        "metadata": {
+            "name": spec["secretName"],
+            "namespace": certificate["metadata"]["namespace"],
+            **spec.get("secretTemplate", {}),
+        },
         "data": {key: base64.b64encode(file.read_bytes()).decode() for key, file in data.items()},
     }
