@@ -31,7 +31,7 @@ def up(
         bool, typer.Option("--yes", help="On Kubernetes: do not ask whether it is the right cluster.")
     ] = False,
 ) -> None:
-    """Start the platform and wait until every process is ready; a second time changes nothing."""
+    """Start the platform and wait until it is ready; a second time changes nothing."""
     from slipway.endpoints import dashboard_url
     from slipway.gateway_client import request_code
     from slipway.sessions import CODE_LIFETIME
