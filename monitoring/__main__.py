@@ -4,15 +4,14 @@ lines."""
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
 
 from monitoring.watch import watch_until
 from slipway import logs
 from slipway.environment import Environment, open_environment
 from slipway.errors import SlipwayError
 from slipway.ledger import open_ledger, releases
+from slipway.stopping import stop_on_signals
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,10 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             look_once(environment, given.once or given.due, window=given.window, kinds=given.kind)
             return 0
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        watch_until(environment, stop)
+        watch_until(environment, stop_on_signals())
     except SlipwayError as error:
         print(error, file=sys.stderr)  # noqa: T201 -- a person or the command line reads this
         return error.exit_code

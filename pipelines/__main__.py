@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import threading
 
@@ -15,6 +14,7 @@ from slipway import logs
 from slipway.environment import Environment, open_environment
 from slipway.errors import SlipwayError
 from slipway.heartbeat import Heartbeat
+from slipway.stopping import stop_on_signals
 
 _IDLE_SECONDS = 0.5
 _LOCK_SECONDS = 30
@@ -25,9 +25,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="one run, told by SLIPWAY_RUN, without the ledger")
     chosen = parser.parse_args()
     logs.configure("runner")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     try:
         environment = open_environment()
         environment.state.prepare()

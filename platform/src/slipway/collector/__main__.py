@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from slipway.errors import Conflict, SlipwayError
 from slipway.heartbeat import Heartbeat
 from slipway.ledger import open_ledger, progress
 from slipway.logs import configure, get_logger
+from slipway.stopping import stop_on_signals
 
 POLL = 0.05
 """Seconds between looks at the clock; a replay waits for the answer once an event day."""
@@ -103,9 +103,7 @@ class _Turns:
 
 def main() -> None:
     configure("collector")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     try:
         run(open_environment(), stop)
     except SlipwayError as error:

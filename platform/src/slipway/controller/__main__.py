@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from threading import Event
 
 from slipway import failpoints, logs
 from slipway.controller.leadership import lead
@@ -13,15 +11,14 @@ from slipway.environment import open_environment
 from slipway.errors import SlipwayError
 from slipway.heartbeat import Heartbeat
 from slipway.ledger import open_ledger
+from slipway.stopping import stop_on_signals
 from slipway.targets import open_target
 
 
 def main() -> int:
     """Run until SIGTERM or SIGINT."""
     logs.configure("controller")
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     try:
         environment = open_environment()
         failpoints.watch(environment.state.run)
