@@ -92,11 +92,10 @@ def workload(stack: Stack, kind: str, name: str) -> Object:
 
 
 @pytest.fixture(scope="module")
-def migrated(stack: Stack, address: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def migrated(stack: Stack, address: str, objects: S3Server, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The ledger's tables, made by the Job that makes them."""
     job = workload(stack, "Job", "ledger-migration")
-
-    files = {f"{platform_pod.MOUNTS}/database/url": address}
+    files = {f"{platform_pod.MOUNTS}/database/url": address, AUTHORITY_FILE: objects.authority.read_text()}
     folder = tmp_path_factory.mktemp("migration")
     with DeclaredPod(folder, job, partial(secrets_of, stack), replaced={}, files=files) as pod:
         pod.wait_done(READY_WITHIN)
