@@ -29,7 +29,7 @@ _GRACE = 5.0
 def start_group(
     command: Sequence[str], variables: Mapping[str, str], *, log: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a command as the leader of a process group of its own, which it leads no longer than this process lives.
+    """Start a command as the leader of a process group of its own; it is ended with this process.
 
     What it prints goes to `log`, or to our own output.
     """
